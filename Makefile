@@ -1,0 +1,34 @@
+# Every target sets up a virtual environment on its first call and finds it there afterwards.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.installed
+
+.PHONY: help demo test lint fix readme
+.DEFAULT_GOAL := help
+
+help:  ## Show this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 8
+
+$(READY): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,eval]'
+	touch $@
+
+demo: $(READY)  ## Fine-tune a pretrained LA-SiLU network on real digits, save it, load it again
+	$(BIN)/python scripts/demo.py
+
+test: $(READY)  ## Run the tests
+	$(BIN)/python -m pytest -n 2
+
+lint: $(READY)  ## Check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+fix: $(READY)  ## Mend what ruff can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+readme: $(READY)  ## Write the README's table of models anew from the manifest
+	$(BIN)/python scripts/readme.py
