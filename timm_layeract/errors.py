@@ -1,0 +1,19 @@
+"""The one exception that a user's mistake ends in: a single line that names the fault and the fix. Imports nothing."""
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = ["UserError", "did_you_mean"]
+
+
+class UserError(ValueError):
+    """Something the user can mend; the command line prints its message and exits with code 2."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Close names as a hint, "did you mean 'a' or 'b'?", or all the known ones where none is close."""
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=3)
+    if close:
+        return f"did you mean {' or '.join(map(repr, close))}?"
+    return f"known are {', '.join(sorted(known))}."
