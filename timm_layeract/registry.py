@@ -1,0 +1,89 @@
+"""Activation names: one table from name to factory, taught to timm so that ``act_layer="lasilu"`` works in any model.
+
+Imports torch, timm, `layers` and `errors`. A name is what survives in a saved config, so every activation that a model
+may be saved with needs one.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from timm.layers import create_act
+from timm.models import nfnet, register_notrace_module
+from torch import Tensor, nn
+
+from .errors import UserError, did_you_mean
+from .layers import LAHardSiLU, LASiLU, LayerAct, LazyLayerAct
+
+__all__ = ["activation_factory", "list_activations", "register_activation"]
+
+ActivationFactory = Callable[..., nn.Module]
+_OURS: dict[str, ActivationFactory] = {}
+
+
+def register_activation(name: str, factory: ActivationFactory) -> None:
+    """Give an activation a name: in our registry, and in timm's, so that ``act_layer=name`` builds it.
+
+    Args:
+        name: Lower-case name, as it will stand in saved configs.
+        factory: Class or callable that takes ``inplace=`` and returns a module.
+
+    Raises:
+        ValueError: The name is not lower-case (timm looks names up in lower case) or already taken.
+    """
+    if name != name.lower():
+        raise ValueError(f"timm looks activation names up in lower case: register {name.lower()!r}, not {name!r}.")
+    if name in create_act._ACT_LAYER_DEFAULT:
+        raise ValueError(f"The activation name {name!r} is taken; choose another.")
+    _OURS[name] = factory
+    create_act._ACT_LAYER_DEFAULT[name] = factory  # type: ignore[assignment]
+
+
+def list_activations() -> list[str]:
+    """Names of this package's activations, sorted; timm's own names work wherever these do."""
+    return sorted(_OURS)
+
+
+def activation_factory(name: str) -> ActivationFactory:
+    """Return the factory of an activation of ours or timm's, by name in any case, as timm does.
+
+    Raises:
+        UserError: (a ValueError) No activation has that name; with close names for a typo.
+    """
+    known = create_act._ACT_LAYER_DEFAULT
+    if name.lower() not in known:
+        raise UserError(f"Unknown activation {name!r}; {did_you_mean(name.lower(), known)}")
+    return known[name.lower()]
+
+
+def activation_gain(activation: nn.Module) -> float:
+    """Inverse of an activation's standard deviation on unit Gaussian input, as normalizer-free networks need it.
+
+    Measured on one sample of Gaussian quantiles, so that it holds for a layer-level activation.
+    """
+    quantiles = torch.linspace(-1, 1, 10_003, dtype=torch.float64)[1:-1].erfinv() * 2**0.5
+    with torch.no_grad():
+        return 1 / float(activation(quantiles[None]).std())
+
+
+def _call(activation: nn.Module, x: Tensor, inplace: bool = False) -> Tensor:
+    return activation(x)
+
+
+register_activation("lasilu", LASiLU)
+register_activation("lahardsilu", LAHardSiLU)
+# ImageNet-size models take a larger alpha (paper v3, appendix H); as a name of its own it survives save and load.
+IMAGENET_ALPHA = 0.1
+register_activation("lasilu_imagenet", partial(LASiLU, alpha=IMAGENET_ALPHA))
+register_activation("lahardsilu_imagenet", partial(LAHardSiLU, alpha=IMAGENET_ALPHA))
+# The affine variants of v1.
+register_activation("affine_lasilu", partial(LazyLayerAct, "sigmoid"))
+register_activation("affine_lahardsilu", partial(LazyLayerAct, "hardsigmoid"))
+# timm's normalizer-free networks take activations as functions, and only those whose gain they know.
+for _name in ("lasilu", "lahardsilu", "lasilu_imagenet", "lahardsilu_imagenet"):
+    _activation = _OURS[_name]()
+    create_act._ACT_FN_DEFAULT[_name] = partial(_call, _activation)
+    nfnet._nonlin_gamma[_name] = activation_gain(_activation)
+
+# torch.fx keeps the modules whole: their maths looks at the input's rank, strides and dtype.
+register_notrace_module(LayerAct)
