@@ -1,0 +1,169 @@
+"""Checkpoints: saving a model together with its activation fingerprint, and the weights that ship with the package.
+
+Imports torch, timm, safetensors, `fingerprint`, `registry`.
+"""
+
+import hashlib
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from timm.models._hub import HF_SAFE_WEIGHTS_NAME, save_config_for_hf
+from timm.models._input import get_model_args
+from torch import nn
+
+from .errors import UserError
+from .fingerprint import Fingerprint, activation_fingerprint, fingerprint_mismatches
+from .registry import list_activations
+
+__all__ = ["WEIGHTS_DIR", "embed_checkpoint", "embedded_cfgs", "read_manifest", "save_pretrained", "stored_fingerprint"]
+
+WEIGHTS_DIR = Path(__file__).parent / "weights"
+MANIFEST = "manifest.json"
+FINGERPRINT_KEY = "activations"
+# Left in a swapped stock model's arguments by `swap_activations`, so that timm's own saving refuses it.
+SWAP_MARK = "swapped_activations"
+
+
+def read_manifest(directory: Path = WEIGHTS_DIR) -> dict[str, dict[str, Any]]:
+    """The embedded checkpoints: ``arch.tag`` -> hash, results, data, recipe, fingerprint, pretrained_cfg."""
+    path = directory / MANIFEST
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def embedded_cfgs(architecture: str) -> dict[str, dict[str, Any]]:
+    """timm pretrained_cfg fields of an architecture's embedded checkpoints, by ``arch.tag``."""
+    return {
+        name: {**entry["pretrained_cfg"], "file": str(WEIGHTS_DIR / entry["file"])}
+        for name, entry in read_manifest().items()
+        if name.split(".")[0] == architecture
+    }
+
+
+def stored_fingerprint(source: str | Path) -> Fingerprint | None:
+    """Fingerprint in the metadata of a safetensors file, or of the model.safetensors in a folder; None without one."""
+    path = Path(source)
+    path = path / HF_SAFE_WEIGHTS_NAME if path.is_dir() else path
+    if path.suffix != ".safetensors" or not path.is_file():
+        return None
+    with safe_open(path, framework="pt") as file:
+        stored = (file.metadata() or {}).get(FINGERPRINT_KEY)
+    return json.loads(stored) if stored else None
+
+
+def save_weights(model: nn.Module, path: Path) -> None:
+    """Write a model's state dict as safetensors with its activation fingerprint as metadata, whole or not at all."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    metadata = {"format": "pt", FINGERPRINT_KEY: json.dumps(activation_fingerprint(model))}
+    partial = path.with_name(f"{path.name}.partial")
+    save_file(tensors, partial, metadata=metadata)
+    partial.replace(path)
+
+
+def save_pretrained(model: nn.Module, directory: str | Path, label_names: tuple[str, ...] | None = None) -> str:
+    """Save a timm model in the Hub's layout: config.json and model.safetensors, both with its activation fingerprint.
+
+    ``timm.create_model("local-dir:DIRECTORY", pretrained=True)`` gives the same logits back. The config names an
+    architecture that rebuilds the model's activations: its own, or, for a stock model whose activations were
+    swapped, the registered one that describes it (a swapped ``resnet50`` may be saved as ``resnet50_lasilu``).
+
+    Args:
+        model: Model made by ``timm.create_model``.
+        directory: Made if need be; files of the same names are replaced.
+        label_names: Class names in the head's order.
+
+    Returns:
+        The architecture it was saved as.
+
+    Raises:
+        UserError: The model is not timm's, or no registered architecture describes its activations.
+    """
+    if "architecture" not in getattr(model, "pretrained_cfg", {}):
+        raise UserError(f"{type(model).__name__} was not made by timm.create_model, so no config can describe it.")
+    described = _rebuild(model)
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    config = {"label_names": list(label_names)} if label_names else {}
+    with tempfile.TemporaryDirectory(dir=directory) as partial:
+        save_config_for_hf(described, f"{partial}/config.json", model_config=config)
+        save_weights(model, Path(partial) / HF_SAFE_WEIGHTS_NAME)
+        for path in Path(partial).iterdir():
+            shutil.move(path, directory / path.name)
+    return described.pretrained_cfg["architecture"]  # type: ignore[index,return-value]
+
+
+def _rebuild(model: nn.Module) -> nn.Module:
+    """Build (without memory) the registered architecture that describes a model's activations, or refuse."""
+    source_cfg: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
+    own = source_cfg["architecture"]
+    dropped = (SWAP_MARK, FINGERPRINT_KEY)
+    args = {name: value for name, value in get_model_args(model).items() if name not in dropped}
+    ours = [f"{own}_{activation}" for activation in list_activations()]
+    wanted = activation_fingerprint(model)
+    for architecture in (own, *filter(timm.is_model, ours)):
+        with torch.device("meta"):
+            built = timm.create_model(architecture, **args)
+        if activation_fingerprint(built) == wanted:
+            built.load_state_dict(model.state_dict(), strict=True, assign=True)
+            built.pretrained_cfg = {**source_cfg, "architecture": architecture}  # type: ignore[assignment]
+            return built
+        if architecture == own:
+            mismatches = fingerprint_mismatches(activation_fingerprint(built), wanted)
+    raise UserError(
+        f"{own} would come back with other activations, at {len(mismatches)} site(s), first {mismatches[0]}. "
+        f"Build it with the activation in its name (timm.list_models('*lasilu*')) or as "
+        f"create_model({own!r}, act_layer=NAME) with a registered name, load these weights into it and save that."
+    )
+
+
+def embed_checkpoint(model: nn.Module, tag: str, entry: dict[str, Any], directory: Path = WEIGHTS_DIR) -> str:
+    """Put a trained model's weights among those that ship with the package, and its entry into the manifest.
+
+    Args:
+        model: timm model of a registered architecture.
+        tag: Names the weights: ``cifar10`` in ``resnet20_lasilu.cifar10``.
+        entry: What the training knows: results, data, recipe, versions, and ``label_names``.
+        directory: Weights folder.
+
+    Returns:
+        ``arch.tag``.
+    """
+    cfg: dict[str, Any] = _rebuild(model).pretrained_cfg  # type: ignore[assignment]
+    name = f"{cfg['architecture']}.{tag}"
+    path = directory / f"{name}.safetensors"
+    directory.mkdir(parents=True, exist_ok=True)
+    save_weights(model, path)
+    kept = (
+        "input_size",
+        "interpolation",
+        "crop_pct",
+        "mean",
+        "std",
+        "pool_size",
+        "first_conv",
+        "classifier",
+        "license",
+    )
+    described = {
+        "file": path.name,
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "bytes": path.stat().st_size,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "activations": activation_fingerprint(model),
+        "pretrained_cfg": {
+            **{key: cfg[key] for key in kept if key in cfg},
+            "num_classes": model.num_classes,
+            "label_names": entry.pop("label_names"),
+        },
+    }
+    manifest = {**read_manifest(directory), name: {**described, **entry}}
+    partial = directory / f"{MANIFEST}.partial"
+    partial.write_text(json.dumps(dict(sorted(manifest.items())), indent=2) + "\n")
+    partial.replace(directory / MANIFEST)
+    return name

@@ -1,0 +1,107 @@
+"""What every architecture of ours shares: the builder behind the entrypoints, and the record of activations.
+
+Imports timm, `fingerprint` and `checkpoints`.
+"""
+
+import sys
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from typing import Any
+
+from timm.models import PretrainedCfg, build_model_with_cfg, generate_default_cfgs, register_model
+from torch import Tensor, nn
+
+from ..checkpoints import embedded_cfgs, stored_fingerprint
+from ..fingerprint import activation_fingerprint, check_fingerprint
+
+__all__ = ["RecordsActivations", "register_variants"]
+
+
+class RecordsActivations:
+    """Mixin for timm model classes: adds the activation fingerprint to the arguments that timm saves.
+
+    timm keeps a model's construction arguments in `_model_args`, writes them into config.json and hands them back to
+    the entrypoint on loading. Here that record always carries the fingerprint of the model as it is when it is saved,
+    under the name ``activations``, which the builder compares with what it built.
+    """
+
+    __jit_unused_properties__ = ("_model_args",)  # or TorchScript compiles it
+
+    @property
+    def _model_args(self) -> dict[str, Any]:
+        return dict(getattr(self, "_recorded_args", {}), activations=activation_fingerprint(self))  # type: ignore[arg-type]
+
+    @_model_args.setter
+    def _model_args(self, args: dict[str, Any]) -> None:
+        self._recorded_args = {key: value for key, value in args.items() if key != "activations"}
+
+    def get_intermediate_layers(self, x: Tensor, n: int | list[int] = 1, **kwargs: Any) -> tuple[Tensor, ...]:
+        """The last `n` feature maps of `x`, or those of the indices `n`; `forward_intermediates` without the output."""
+        return tuple(self.forward_intermediates(x, n, intermediates_only=True, **kwargs))  # type: ignore[attr-defined]
+
+
+def build(
+    model_cls: type[nn.Module],
+    variant: str,
+    pretrained: bool = False,
+    activations: Mapping[str, str] | None = None,
+    **kwargs: Any,
+) -> nn.Module:
+    """timm's `build_model_with_cfg`, refusing weights that were saved with other activations.
+
+    Args:
+        model_cls: Class with `RecordsActivations`.
+        variant: Architecture name.
+        pretrained: Load the weights that the config names.
+        activations: Fingerprint from a saved config.json, handed over by timm.
+        **kwargs: Everything timm takes: ``num_classes``, ``in_chans``, ``features_only``, ``act_layer``, ...
+    """
+
+    def check(state_dict: Mapping[str, Tensor], model: nn.Module) -> Mapping[str, Tensor]:
+        cfg: Mapping[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
+        source = cfg.get("file") or cfg.get("hf_hub_id") or "The state dict"
+        expected = activations or stored_fingerprint(source)
+        if expected:
+            check_fingerprint(expected, model, str(source))
+        return state_dict
+
+    return build_model_with_cfg(model_cls, variant, pretrained, pretrained_filter_fn=check, **kwargs)
+
+
+def register_variants(
+    module_name: str,
+    model_cls: type[nn.Module],
+    architectures: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]],
+    **build_args: Any,
+) -> None:
+    """Register one timm entrypoint for each architecture, with its embedded checkpoints as ``arch.tag``.
+
+    Args:
+        module_name: ``__name__`` of the calling module, which timm lists the models under.
+        model_cls: Class they are built from.
+        architectures: Name -> (arguments of the class, timm pretrained_cfg fields that hold without weights).
+        **build_args: Handed to `build` for each (``feature_cfg``).
+    """
+    module = sys.modules[module_name]
+    cfgs: dict[str, dict[str, Any] | PretrainedCfg] = {}
+    for name, (_, default_cfg) in architectures.items():
+        tagged = {tag: {**default_cfg, **cfg} for tag, cfg in embedded_cfgs(name).items()}
+        cfgs.update(tagged or {name: {**default_cfg}})
+    module.default_cfgs = generate_default_cfgs(cfgs)  # type: ignore[attr-defined]
+    for name, (model_args, _) in architectures.items():
+        entrypoint = _entrypoint(model_cls, name, model_args, build_args)
+        entrypoint.__name__ = entrypoint.__qualname__ = name
+        entrypoint.__module__ = module_name
+        shown = ", ".join(f"{key}={getattr(value, '__name__', repr(value))}" for key, value in model_args.items())
+        entrypoint.__doc__ = f"{model_cls.__name__}({shown})."
+        setattr(module, name, register_model(entrypoint))
+
+
+def _entrypoint(
+    model_cls: type[nn.Module], variant: str, model_args: Mapping[str, Any], build_args: Mapping[str, Any]
+) -> Callable[..., nn.Module]:
+    def entrypoint(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+        # Copied, because timm writes its own defaults into feature_cfg.
+        return build(model_cls, variant, pretrained, **deepcopy(dict(build_args)), **{**model_args, **kwargs})
+
+    return entrypoint

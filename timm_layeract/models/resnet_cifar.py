@@ -1,0 +1,286 @@
+"""ResNets for 32x32 images (He et al. 2016, section 4.2): 6n+2 layers, 16/32/64 channels, option-A shortcuts.
+
+The networks of the LayerAct papers' CIFAR experiments (v3, tables 1-2), as first-class timm models. One architecture
+per depth and activation: `resnet20` runs ReLU, `resnet20_lasilu` LA-SiLU, and so on.
+Imports timm, `registry` names and `models._builder`.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from timm.layers import DropPath, LayerType, create_classifier, get_act_layer, get_device_dtype, get_norm_layer
+from timm.models import checkpoint_seq
+from timm.models._features import feature_take_indices
+from torch import Tensor, nn
+
+from ._builder import RecordsActivations, register_variants
+
+__all__ = ["ResNetCifar"]
+
+Layer = Callable[..., nn.Module]
+
+
+class CifarBlock(nn.Module):
+    """Two 3x3 convolutions and a parameter-free shortcut (option A): subsampled, padded with zero channels."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        stride: int,
+        dilation: int,
+        act_layer: Layer,
+        norm_layer: Layer,
+        drop_path: float,
+        dd: dict[str, Any],
+    ) -> None:
+        super().__init__()
+        self.stride = stride
+        self.new_channels = channels - in_channels
+        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, dilation, dilation, bias=False, **dd)
+        self.bn1 = norm_layer(channels, **dd)
+        self.act1 = act_layer(inplace=True).to(**dd)
+        self.conv2 = nn.Conv2d(channels, channels, 3, 1, dilation, dilation, bias=False, **dd)
+        self.bn2 = norm_layer(channels, **dd)
+        self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
+        self.act2 = act_layer(inplace=True).to(**dd)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x
+        if self.stride > 1:
+            shortcut = shortcut[:, :, :: self.stride, :: self.stride]
+        if self.new_channels > 0:
+            before = self.new_channels // 2
+            shortcut = F.pad(shortcut, [0, 0, 0, 0, before, self.new_channels - before])
+        x = self.act1(self.bn1(self.conv1(x)))
+        x = self.drop_path(self.bn2(self.conv2(x)))
+        return self.act2(x + shortcut)
+
+
+class ResNetCifar(RecordsActivations, nn.Module):
+    """ResNet of 6n+2 layers for small images, output stride 4.
+
+    Args:
+        layers: Blocks in each of the three stages (n, n, n).
+        num_classes: Classes of the head; 0 for none.
+        in_chans: Channels of the input image.
+        output_stride: 4, 2 or 1; a smaller one dilates the later stages instead of striding.
+        global_pool: timm pooling type of the head.
+        act_layer: Activation, as any timm `act_layer`.
+        norm_layer: Normalisation, as any timm `norm_layer`.
+        drop_rate: Dropout before the head.
+        drop_path_rate: Stochastic depth, rising linearly over the blocks.
+        zero_init_last: Start every residual branch at zero.
+
+    Shape: ``(N, in_chans, H, W)`` to ``(N, num_classes)``.
+    """
+
+    if TYPE_CHECKING:  # TorchScript takes no annotation of a submodule
+        layer1: nn.Sequential
+        layer2: nn.Sequential
+        layer3: nn.Sequential
+
+    def __init__(
+        self,
+        layers: tuple[int, int, int],
+        num_classes: int = 10,
+        in_chans: int = 3,
+        output_stride: int = 4,
+        global_pool: str = "avg",
+        act_layer: LayerType = nn.ReLU,
+        norm_layer: LayerType = nn.BatchNorm2d,
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        zero_init_last: bool = True,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        if output_stride not in (1, 2, 4):
+            raise ValueError(f"output_stride of a CIFAR ResNet must be 1, 2 or 4, got {output_stride}.")
+        dd: dict[str, Any] = {"device": device, "dtype": dtype}
+        self.num_classes = num_classes
+        self.in_chans = in_chans
+        self.drop_rate = drop_rate
+        self.grad_checkpointing = False
+        act: Layer = get_act_layer(act_layer)
+        norm: Layer = get_norm_layer(norm_layer)
+
+        self.conv1 = nn.Conv2d(in_chans, 16, 3, 1, 1, bias=False, **dd)
+        self.bn1 = norm(16, **dd)
+        self.act1 = act(inplace=True).to(**dd)  # timm's factories leave the device out
+        self.feature_info: list[dict[str, Any]] = [dict(num_chs=16, reduction=1, module="act1")]
+        self.num_features = self._add_stages(layers, output_stride, act, norm, drop_path_rate, dd)
+        self.global_pool, self.fc = create_classifier(self.num_features, num_classes, pool_type=global_pool, **dd)
+        self.head_hidden_size = self.num_features * self.global_pool.feat_mult()
+        self.init_weights(zero_init_last)
+
+    def _add_stages(
+        self,
+        layers: tuple[int, int, int],
+        output_stride: int,
+        act: Layer,
+        norm: Layer,
+        drop_path_rate: float,
+        dd: dict[str, Any],
+    ) -> int:
+        """Add `layer1` to `layer3` and describe them in `feature_info`; returns the channels of the last."""
+        channels = in_channels = 16
+        num_blocks, block_index, net_stride, dilation = sum(layers), 0, 1, 1
+        for stage, depth in enumerate(layers):
+            channels = 16 * 2**stage
+            stride = 1 if stage == 0 else 2
+            if net_stride * stride > output_stride:
+                dilation, stride = dilation * stride, 1
+            net_stride *= stride
+            blocks = []
+            for index in range(depth):
+                drop_path = drop_path_rate * block_index / max(1, num_blocks - 1)
+                first_stride = stride if index == 0 else 1
+                blocks.append(CifarBlock(in_channels, channels, first_stride, dilation, act, norm, drop_path, dd))
+                in_channels = channels
+                block_index += 1
+            name = f"layer{stage + 1}"
+            self.add_module(name, nn.Sequential(*blocks))
+            self.feature_info.append(dict(num_chs=channels, reduction=net_stride, module=name))
+        return channels
+
+    @torch.jit.ignore
+    def init_weights(self, zero_init_last: bool = True) -> None:
+        """He initialisation of convolutions (paper v3, appendix H); the last norm of each branch may start at 0."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            elif zero_init_last and isinstance(module, CifarBlock):
+                weight = getattr(module.bn2, "weight", None)
+                if weight is not None:
+                    nn.init.zeros_(weight)
+
+    @torch.jit.ignore
+    def group_matcher(self, coarse: bool = False) -> dict[str, str]:
+        """Patterns that group parameters by depth, for layer-wise learning rates."""
+        return dict(stem=r"^conv1|bn1|act1", blocks=r"^layer(\d+)" if coarse else r"^layer(\d+)\.(\d+)")
+
+    @torch.jit.ignore
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute the blocks in backward instead of keeping their activations."""
+        self.grad_checkpointing = enable
+
+    @torch.jit.ignore
+    def get_classifier(self, name_only: bool = False) -> str | nn.Module:
+        """The head, or its name."""
+        return "fc" if name_only else self.fc
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Put a new head of `num_classes` (0 for none) in place, and a new pooling if one is named."""
+        self.num_classes = num_classes
+        pool_type = self.global_pool.pool_type if global_pool is None else global_pool
+        self.global_pool, self.fc = create_classifier(
+            self.num_features, num_classes, pool_type=pool_type, **get_device_dtype(self)
+        )
+        self.head_hidden_size = self.num_features * self.global_pool.feat_mult()
+        self.global_pool.train(self.training)
+        self.fc.train(self.training)
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | list[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """Features of the stem and the three stages, as timm's method of that name.
+
+        Args:
+            x: Images ``(N, in_chans, H, W)``.
+            indices: The last n if an int, those listed if a list, all if None.
+            norm: Accepted for timm's interface; stages end in an activation, there is no norm to apply.
+            stop_early: Do not run stages after the last one asked for.
+            output_fmt: Only ``"NCHW"``.
+            intermediates_only: Return the list alone.
+        """
+        if output_fmt != "NCHW":
+            raise ValueError(f"output_fmt must be 'NCHW', got {output_fmt!r}.")
+        take, last = feature_take_indices(len(self.feature_info), indices)
+        x = self.act1(self.bn1(self.conv1(x)))
+        intermediates = [x] if 0 in take else []
+        stages = [self.layer1, self.layer2, self.layer3]
+        for index, stage in enumerate(stages[:last] if stop_early else stages, start=1):
+            x = checkpoint_seq(stage, x) if self.grad_checkpointing else stage(x)
+            if index in take:
+                intermediates.append(x)
+        return intermediates if intermediates_only else (x, intermediates)
+
+    def prune_intermediate_layers(
+        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Drop the stages after the last feature asked for, and the head; as timm's method of that name."""
+        take, last = feature_take_indices(len(self.feature_info), indices)
+        for index in range(last + 1, len(self.feature_info)):
+            setattr(self, f"layer{index}", nn.Sequential())
+        if last + 1 < len(self.feature_info):
+            self.num_features = self.head_hidden_size = self.feature_info[last]["num_chs"]
+            prune_head = True
+        if prune_head:
+            self.reset_classifier(0, "")
+        return take
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """``(N, in_chans, H, W)`` to the last feature map, ``(N, 64, H/4, W/4)``."""
+        x = self.act1(self.bn1(self.conv1(x)))
+        if self.grad_checkpointing and not torch.jit.is_scripting():
+            return checkpoint_seq([self.layer1, self.layer2, self.layer3], x, flatten=True)
+        return self.layer3(self.layer2(self.layer1(x)))
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Feature map to logits, or to the pooled features with `pre_logits`."""
+        x = self.global_pool(x)
+        if self.drop_rate > 0.0:
+            x = F.dropout(x, p=float(self.drop_rate), training=self.training)
+        return x if pre_logits else self.fc(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(x))
+
+
+DEPTHS = (20, 32, 44, 56, 110)
+# Suffix of the architecture name -> activation name. The paper's HardSiLU is what torch and timm call hardswish.
+ACTIVATIONS = {
+    "": "relu",
+    "_lrelu": "leaky_relu",
+    "_prelu": "prelu",
+    "_silu": "silu",
+    "_hardsilu": "hard_swish",
+    "_mish": "mish",
+    "_gelu": "gelu",
+    "_elu": "elu",
+    "_lasilu": "lasilu",
+    "_lahardsilu": "lahardsilu",
+}
+DEFAULT_CFG: dict[str, Any] = dict(
+    num_classes=10,
+    input_size=(3, 32, 32),
+    pool_size=(8, 8),
+    crop_pct=1.0,
+    interpolation="bilinear",
+    mean=(0.4914, 0.4822, 0.4465),
+    std=(0.2470, 0.2435, 0.2616),
+    first_conv="conv1",
+    classifier="fc",
+    license="apache-2.0",
+)
+
+register_variants(
+    __name__,
+    ResNetCifar,
+    {
+        f"resnet{depth}{suffix}": (dict(layers=((depth - 2) // 6,) * 3, act_layer=act_layer), DEFAULT_CFG)
+        for depth in DEPTHS
+        for suffix, act_layer in ACTIVATIONS.items()
+    },
+    feature_cfg=dict(out_indices=(0, 1, 2, 3)),
+)
