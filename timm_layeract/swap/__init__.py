@@ -1,0 +1,9 @@
+"""Changing the activations of a finished model.
+
+`swap` is what users call; `sites` finds the activations; `functional_calls` and `traced_methods` are for those that are
+called as functions.
+"""
+
+from .swap import SwapEntry, SwapReport, swap_activations
+
+__all__ = ["SwapEntry", "SwapReport", "swap_activations"]
