@@ -1,0 +1,38 @@
+"""What every test shares: one thread a process, no network, and small real images."""
+
+import os
+
+# before anything imports huggingface_hub or datasets
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from timm_layeract.data.sources import ImageSplit
+
+torch.set_num_threads(1)
+
+SHARED_DATA = Path(__file__).parent.parent.parent / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def digits() -> ImageSplit:
+    """scikit-learn's 8x8 digits (real scans) as an `ImageSplit`, 600 of them."""
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    images = (torch.from_numpy(data.images[:600]) * (255 / 16)).to(torch.uint8)
+    labels = torch.from_numpy(data.target[:600]).long()
+    return ImageSplit(images[:, None].expand(-1, 3, -1, -1).contiguous(), labels, tuple("0123456789"))
+
+
+@pytest.fixture
+def cifar10() -> Path:
+    """Folder of the real CIFAR-10 (JPEG), or a skip that says so."""
+    folder = SHARED_DATA / "cifar10"
+    if not folder.is_dir():
+        pytest.skip(f"no CIFAR-10 in {folder.parent.name}/{folder.name}")
+    return folder

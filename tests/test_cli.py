@@ -1,0 +1,116 @@
+"""The command line: it teaches, it trains, and a user's mistake is one line and exit code 2."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import timm
+
+from tests.test_sources import parquet
+from timm_layeract import cli
+from timm_layeract.data.sources import ImageSplit
+
+ROOT = Path(__file__).parent.parent
+
+
+def layeract(*arguments: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    """Run the command in this process; returns exit code, output, errors."""
+    original, sys.argv = sys.argv, ["layeract", *arguments]
+    try:
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+    finally:
+        sys.argv = original
+    captured = capsys.readouterr()
+    return int(stop.value.code or 0), captured.out, captured.err
+
+
+@pytest.mark.parametrize("command", [[], ["train"], ["finetune"], ["recipes"]])
+def test_help_teaches(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = layeract(*command, "--help", capsys=capsys)
+    assert code == 0
+    assert "layeract" in out
+    if command and command[0] != "recipes":
+        assert "Example" in out
+
+
+def test_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = layeract("recipes", capsys=capsys)
+    assert code == 0
+    assert {line.split()[0] for line in out.splitlines()} == {"cifar10_fast", "cifar10_resnet", "finetune"}
+
+
+def test_train_then_finetune_what_was_trained(
+    tmp_path: Path, digits: ImageSplit, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parquet(tmp_path, digits, {"train": 150, "test": 30})
+    common = ["--data", str(tmp_path), "--epochs", "1", "--batch-size", "16", "--set", "image_size=[8, 8]"]
+    first, second = tmp_path / "first", tmp_path / "second"
+    code, out, err = layeract(
+        "train", "-m", "resnet20_lahardsilu", "-o", str(first), "-r", "cifar10_fast", *common, "--set",
+        "image_sizes=[]", "--data-name", "digits", capsys=capsys,
+    )  # fmt: skip
+    assert (code, err) == (0, "")
+    assert "epoch   1/1" in out
+    result = json.loads((first / "result.json").read_text())
+    assert (result["data"]["name"], result["recipe"]["batch_size"]) == ("digits", 16)
+    code, out, _ = layeract("finetune", "-m", f"local-dir:{first / 'model'}", "-o", str(second), *common, capsys=capsys)
+    assert code == 0
+    assert json.loads((second / "result.json").read_text())["started_from"].startswith("local-dir:")
+    assert timm.create_model(f"local-dir:{second / 'model'}", pretrained=True).num_classes == 10
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["-m", "resnet20_lasil", "-d", "x/y"], "did you mean 'resnet20_lasilu'"),
+        (["-m", "resnet20", "-d", "../nowhere"], "no data folder ../nowhere"),
+        (["-m", "resnet20", "-d", "x/y", "-r", "cifar"], "no recipe 'cifar'"),
+        (["-m", "resnet20", "-d", "x/y", "--set", "lr"], "--set takes key=value"),
+        (["-m", "resnet20", "-d", "x/y", "--set", "rl=1"], "unknown key 'rl'"),
+        (["-m", "resnet20", "-d", "x/y", "--epochs", "0"], "epochs must be positive"),
+        (["-m", "resnet20", "-d", "nobody/nothing"], "neither a folder here nor a Hub data set"),
+    ],
+)
+def test_mistakes_are_one_line_and_leave_nothing(
+    tmp_path: Path, arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "run"
+    code, out, err = layeract("train", *arguments, "-o", str(output), capsys=capsys)
+    assert (code, out) == (2, "")
+    assert words in err
+    assert err.count("\n") == 1
+    assert not output.exists()
+
+
+def test_labels_outside_the_head(tmp_path: Path, digits: ImageSplit, capsys: pytest.CaptureFixture[str]) -> None:
+    parquet(tmp_path, digits, {"train": 60})
+    output = tmp_path / "run"
+    arguments = ["-m", "resnet20", "-d", str(tmp_path), "-o", str(output), "--num-classes", "4", "--batch-size", "8"]
+    code, _, err = layeract("train", *arguments, capsys=capsys)
+    assert code == 2
+    assert "labels up to 9 (10 classes), the model's head has 4" in err
+    assert not output.exists()
+
+
+def test_script_for_accelerate_launch_is_the_train_command() -> None:
+    done = subprocess.run(
+        [sys.executable, ROOT / "scripts" / "train.py", "-m", "resnet20_lasil", "-d", "x", "-o", "y"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("layeract: Unknown model")
+
+
+def test_importing_registers_names_and_needs_nothing_but_torch_and_timm() -> None:
+    heavy = ["accelerate", "datasets", "segmentation_models_pytorch", "matplotlib", "sklearn", "typer", "rich"]
+    code = (
+        "import sys, timm; before = set(sys.modules); import timm_layeract; "
+        f"print([name for name in {heavy} if name in set(sys.modules) - before], timm.is_model('resnet20_lasilu'))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[] True"

@@ -1,0 +1,136 @@
+"""Recipes: what ships loads, what is wrong is refused by name; schedules against torch's."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch.optim import lr_scheduler
+
+from timm_layeract.errors import UserError
+from timm_layeract.training.optim import create_optimizer, create_schedule
+from timm_layeract.training.recipe import Recipe, list_recipes, load_recipe, recipe_from_dict
+
+
+@pytest.mark.parametrize("name", list_recipes())
+def test_shipped_recipes_load_name_their_source_and_survive_json(name: str) -> None:
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    assert recipe.source
+    assert recipe_from_dict(recipe.to_dict(), "test") == recipe
+
+
+def test_paper_recipe_runs_64000_iterations() -> None:
+    recipe = load_recipe("cifar10_resnet")
+    assert recipe.epochs * (45_000 // recipe.batch_size) == pytest.approx(64_000, rel=0.01)
+    assert (recipe.lr, recipe.weight_decay, recipe.momentum, recipe.nesterov) == (0.1, 1e-4, 0.9, False)
+
+
+def test_overrides_replace_and_none_does_not() -> None:
+    recipe = load_recipe("cifar10_fast", epochs=3, lr=None, image_sizes=[[0, 16], [0.5, 32]])
+    assert recipe.epochs == 3
+    assert recipe.lr == load_recipe("cifar10_fast").lr
+    assert recipe.image_sizes == ((0.0, 16), (0.5, 32))
+    assert [recipe.side_at(f) for f in (0.0, 0.49, 0.5, 1.0)] == [16, 16, 32, 32]
+    assert Recipe().side_at(0.3) is None
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"learning_rate": 0.1}, ["unknown key", "learning_rate"]),
+        ({"epoch": 3}, ["unknown key", "'epochs'"]),
+        ({"epochs": "many"}, ["epochs", "int", "many"]),
+        ({"epochs": 2.5}, ["epochs", "whole number"]),
+        ({"epochs": 0}, ["epochs", "positive"]),
+        ({"optimizer": "lion"}, ["optimizer", "sgd", "adamw"]),
+        ({"nesterov": "yes please"}, ["nesterov", "bool"]),
+        ({"momentum": True}, ["momentum", "float"]),
+        ({"warmup": 1.0}, ["warmup", "[0, 1)"]),
+        ({"image_sizes": [[0.5, 24], [0.0, 32]]}, ["image_sizes", "rising"]),
+        ({"image_sizes": [[0.5]]}, ["image_sizes", "2 entries"]),
+        ({"image_size": 32}, ["image_size", "list"]),
+    ],
+)
+def test_wrong_values_are_refused_in_one_line(values: dict[str, object], words: list[str]) -> None:
+    with pytest.raises(UserError) as error:
+        recipe_from_dict(values, "mine.yaml")
+    assert "\n" not in str(error.value)
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_files(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("epochs: 2\nweight_decay: 1e-4\nmixed_precision: no\nimage_size: [24, 24]\n")
+    recipe = load_recipe(str(path))
+    # YAML reads 1e-4 as text and a bare `no` as False; both mean what they say
+    assert (recipe.name, recipe.weight_decay, recipe.mixed_precision, recipe.image_size) == (
+        "mine",
+        1e-4,
+        "no",
+        (24, 24),
+    )
+    path.write_text("epochs: [")
+    with pytest.raises(UserError, match="not valid YAML"):
+        load_recipe(str(path))
+    path.write_text("- epochs")
+    with pytest.raises(UserError, match="key: value"):
+        load_recipe(str(path))
+    with pytest.raises(UserError, match="no recipe file"):
+        load_recipe(str(tmp_path / "absent.yaml"))
+    with pytest.raises(UserError, match="did you mean 'cifar10_fast'"):
+        load_recipe("cifar10_fats")
+
+
+def rates(recipe: Recipe, steps: int) -> list[float]:
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=recipe.lr)
+    schedule = create_schedule(optimizer, recipe, steps)
+    out = []
+    for _ in range(steps):
+        out.append(float(schedule.get_last_lr()[0]))
+        optimizer.step()
+        schedule.step()
+    return out
+
+
+def test_schedules_are_torchs() -> None:
+    steps = 1000
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.4)
+
+    multistep = rates(Recipe(lr=0.4, schedule="multistep", milestones=(0.5, 0.75)), steps)
+    reference = lr_scheduler.MultiStepLR(optimizer, [500, 750])
+    expected = []
+    for _ in range(steps):
+        expected.append(reference.get_last_lr()[0])
+        optimizer.step()
+        reference.step()
+    assert multistep == pytest.approx(expected)
+
+    one_cycle = rates(Recipe(lr=0.4, schedule="one-cycle", warmup=0.3), steps)
+    reference = lr_scheduler.OneCycleLR(
+        optimizer, 0.4, total_steps=steps, pct_start=0.3, anneal_strategy="linear", div_factor=1e9, final_div_factor=1e9
+    )
+    expected = []
+    for _ in range(steps):
+        expected.append(reference.get_last_lr()[0])
+        optimizer.step()
+        reference.step()
+    assert one_cycle == pytest.approx(expected, abs=0.4 * 2 / steps / 0.3)
+
+    cosine = rates(Recipe(lr=0.4, schedule="cosine", warmup=0.0), steps)
+    expected = [0.2 * (1 + torch.cos(torch.tensor(torch.pi * (step + 0.5) / steps)).item()) for step in range(steps)]
+    assert cosine == pytest.approx(expected, abs=1e-6)
+
+
+def test_optimizer_follows_the_recipe() -> None:
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
+    sgd = create_optimizer(model, Recipe(optimizer="sgd", nesterov=False, momentum=0.8, weight_decay=0.1))
+    assert isinstance(sgd, torch.optim.SGD)
+    assert [(group["nesterov"], group["momentum"], group["weight_decay"]) for group in sgd.param_groups] == [
+        (False, 0.8, 0.1)
+    ]
+    assert create_optimizer(model, Recipe(nesterov=True)).param_groups[0]["nesterov"]
+    adamw = create_optimizer(model, Recipe(optimizer="adamw", weight_decay=0.1, decay_norm_and_bias=False))
+    decayed = {group["weight_decay"]: sum(p.numel() for p in group["params"]) for group in adamw.param_groups}
+    assert isinstance(adamw, torch.optim.AdamW)
+    assert decayed == {0.1: 3 * 4 * 9, 0.0: 4 + 4 + 4}

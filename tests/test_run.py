@@ -1,0 +1,160 @@
+"""Training runs on small real images: what they leave behind, resuming, and every refusal."""
+
+import json
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file
+
+from timm_layeract.data.augment import normalize
+from timm_layeract.data.sources import ImageSplit, holdout
+from timm_layeract.errors import UserError
+from timm_layeract.training import run
+from timm_layeract.training.engine import Trainer
+from timm_layeract.training.recipe import Recipe
+
+RECIPE = Recipe(
+    name="tiny", epochs=3, batch_size=32, lr=0.05, padding=1, flip=False, image_size=(8, 8), schedule="cosine"
+)
+
+
+def network(name: str = "resnet20_lasilu", classes: int = 10) -> torch.nn.Module:
+    torch.manual_seed(0)
+    return timm.create_model(name, num_classes=classes)
+
+
+def split(digits: ImageSplit) -> tuple[ImageSplit, ImageSplit]:
+    return digits.take(torch.arange(200)), digits.take(torch.arange(200, 300))
+
+
+def start(digits: ImageSplit, output: Path, recipe: Recipe = RECIPE, **options: object) -> dict[str, object]:
+    train, test = split(digits)
+    return run.train_on(
+        options.pop("model", None) or network(),
+        recipe,
+        train,
+        test,
+        output,
+        data_name="digits",
+        progress=False,
+        **options,
+    )  # type: ignore[arg-type]
+
+
+def test_a_run_leaves_log_result_and_a_model_that_loads(tmp_path: Path, digits: ImageSplit) -> None:
+    lines: list[str] = []
+    result = start(digits, tmp_path / "run", report=lines.append)
+    assert json.loads((tmp_path / "run" / "result.json").read_text()) == result
+    log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert [record["epoch"] for record in log] == [0, 1, 2]
+    assert len(lines) == 4
+    best = max(log, key=lambda record: record["val_top1"])
+    assert (result["best_epoch"], result["validation"]["top1"]) == (best["epoch"] + 1, best["val_top1"])
+    assert log[-1]["train_loss"] < log[0]["train_loss"]
+
+    loaded = timm.create_model(f"local-dir:{tmp_path / 'run' / 'model'}", pretrained=True).eval()
+    test = split(digits)[1]
+    inputs = normalize(test.images, loaded.pretrained_cfg["mean"], loaded.pretrained_cfg["std"])
+    with torch.inference_mode():
+        top1 = 100 * (loaded(inputs).argmax(1) == test.labels).double().mean()
+    assert float(top1) == pytest.approx(result["test"]["top1"])
+    assert loaded.pretrained_cfg["label_names"] == list(digits.classes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"ema_decay": 0.9, "optimizer": "adamw", "lr": 1e-3}, {"mixed_precision": "bf16", "channels_last": True}],
+    ids=["plain", "ema", "bf16"],
+)
+def test_an_interrupted_run_ends_like_one_that_was_not(
+    tmp_path: Path, digits: ImageSplit, changes: dict[str, object]
+) -> None:
+    recipe = RECIPE.replace(**changes)
+    start(digits, tmp_path / "whole", recipe)
+    train, validation = holdout(split(digits)[0], recipe.validation_fraction, recipe.seed)
+    (tmp_path / "cut").mkdir()
+    epochs = Trainer(network(), recipe, train, validation, tmp_path / "cut", progress=False).fit()
+    next(epochs)
+    del epochs  # the process dies after its first epoch
+    start(digits, tmp_path / "cut", recipe, resume=True)
+    whole, cut = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("whole", "cut"))
+    assert all(torch.equal(whole[key], cut[key]) for key in whole)
+    results = [json.loads((tmp_path / name / "result.json").read_text()) for name in ("whole", "cut")]
+    assert results[0]["test"] == results[1]["test"]
+
+
+def test_a_finished_run_is_not_tested_again(
+    tmp_path: Path, digits: ImageSplit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = start(digits, tmp_path, RECIPE.replace(epochs=1), resume=True)
+
+    def fail(*_: object) -> None:
+        raise AssertionError("the test split was read a second time")
+
+    monkeypatch.setattr(Trainer, "evaluate", fail)
+    assert start(digits, tmp_path, RECIPE.replace(epochs=1), resume=True) == first
+
+
+def test_best_epoch_is_chosen_on_held_out_images(tmp_path: Path, digits: ImageSplit) -> None:
+    train, test = split(digits)
+    training, validation = holdout(train, 0.1, RECIPE.seed)
+    trainer = Trainer(network(), RECIPE.replace(lr=0.3, epochs=4), training, validation, tmp_path, progress=False)
+    weights = {}
+    for record in trainer.fit():
+        weights[record.epoch] = {key: value.clone() for key, value in trainer.unwrapped.state_dict().items()}
+    trainer.load_best()
+    best = weights[trainer.best.epoch]
+    assert all(torch.equal(best[key], value) for key, value in trainer.unwrapped.state_dict().items())
+    assert trainer.evaluate(validation)["top1"] == pytest.approx(trainer.best.val_top1)
+    assert trainer.best.val_top1 == max(record.val_top1 for record in trainer.history)
+
+
+def test_image_sizes_shrink_early_epochs_only(tmp_path: Path, digits: ImageSplit) -> None:
+    sizes: list[int] = []
+    model = network()
+    model.register_forward_pre_hook(lambda module, inputs: sizes.append(inputs[0].shape[-1]))
+    train, validation = holdout(split(digits)[0], 0.1, 0)
+    recipe = RECIPE.replace(epochs=2, image_sizes=[[0.0, 4], [0.5, 8]])
+    list(Trainer(model, recipe, train, validation, tmp_path, progress=False).fit())
+    steps = 180 // 32
+    assert sizes == [4] * steps + [8] + [8] * steps + [8]  # validation sees whole images
+
+
+def test_refusals_leave_nothing_behind(tmp_path: Path, digits: ImageSplit) -> None:
+    fresh = tmp_path / "fresh"
+    with pytest.raises(UserError, match="did you mean 'resnet20_lasilu'"):
+        run.train("resnet20_lasillu", RECIPE, str(tmp_path), fresh)
+    with pytest.raises(UserError, match="no pretrained weights"):
+        run.create_network("resnet110_mish", pretrained=True, num_classes=10)
+    with pytest.raises(UserError, match="labels up to 9"):
+        start(digits, fresh, model=network(classes=5))
+    with pytest.raises(UserError, match="do not fill one batch"):
+        start(digits, fresh, RECIPE.replace(batch_size=500))
+    with pytest.raises(UserError, match="needs a GPU"):
+        start(digits, fresh, RECIPE.replace(mixed_precision="fp16"))
+    assert not fresh.exists()
+
+    used = tmp_path / "used"
+    used.mkdir()
+    (used / "thesis.txt").write_text("mine")
+    with pytest.raises(UserError, match="not empty"):
+        start(digits, used)
+    assert [path.name for path in used.iterdir()] == ["thesis.txt"]
+    with pytest.raises(UserError, match="is a file"):
+        start(digits, used / "thesis.txt")
+
+
+def test_another_run_is_not_resumed(tmp_path: Path, digits: ImageSplit) -> None:
+    start(digits, tmp_path, RECIPE.replace(epochs=1), resume=True)
+    with pytest.raises(UserError, match=r"another run \(recipe.lr: 0.05 there, 0.1 here\)"):
+        start(digits, tmp_path, RECIPE.replace(epochs=1, lr=0.1), resume=True)
+    with pytest.raises(UserError, match="resnet20_silu here"):
+        start(digits, tmp_path, RECIPE.replace(epochs=1), resume=True, model=network("resnet20_silu"))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path, digits: ImageSplit) -> None:
+    with pytest.raises(UserError, match=r"loss is not finite in epoch 1, step \d+ .*smaller --lr"):
+        start(digits, tmp_path / "run", RECIPE.replace(lr=1e30, schedule="multistep"))
+    assert not (tmp_path / "run" / "result.json").exists()

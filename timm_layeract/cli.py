@@ -1,0 +1,163 @@
+"""The `layeract` command. Thin: every subcommand is one call into the package, which it imports when it runs."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from .errors import UserError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help="Layer-level activations for timm: train and fine-tune networks that run them.",
+)
+
+Model = Annotated[str, typer.Option("--model", "-m", help="timm model name, such as resnet20_lasilu.")]
+Data = Annotated[
+    str,
+    typer.Option(
+        "--data",
+        "-d",
+        help="Folder of parquet files (train-*.parquet, test-*.parquet), folder of images (train/CLASS/*.png or "
+        "CLASS/*.png), or id of a data set on the Hub (uoft-cs/cifar10).",
+    ),
+]
+Output = Annotated[Path, typer.Option("--output", "-o", help="New folder for log, checkpoints, model and result.")]
+RecipeName = Annotated[
+    str, typer.Option("--recipe", "-r", help="Recipe of ours (`layeract recipes` lists them) or a YAML file.")
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Another value for a key of the recipe, as key=value; may be repeated."),
+]
+Epochs = Annotated[int | None, typer.Option(help="Passes over the training images, instead of the recipe's.")]
+LearningRate = Annotated[float | None, typer.Option("--lr", help="Peak learning rate, instead of the recipe's.")]
+BatchSize = Annotated[int | None, typer.Option(help="Images in one optimizer step over all processes.")]
+Seed = Annotated[int | None, typer.Option(help="Seed of initialisation, held-out images, order, augmentation.")]
+NumClasses = Annotated[
+    int | None, typer.Option(help="Outputs of the head; as many as the data has classes if left out.")
+]
+DataName = Annotated[str | None, typer.Option(help="What results call the data; the last part of --data if left out.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue the run in --output after its last whole epoch.")]
+
+
+@app.command()
+def train(
+    model: Model,
+    data: Data,
+    output: Output,
+    recipe: RecipeName = "cifar10_resnet",
+    settings: Settings = None,
+    epochs: Epochs = None,
+    lr: LearningRate = None,
+    batch_size: BatchSize = None,
+    seed: Seed = None,
+    num_classes: NumClasses = None,
+    data_name: DataName = None,
+    resume: Resume = False,
+    embed: Annotated[
+        str | None, typer.Option(help="Ship the weights with the package too, under this tag (for maintainers).")
+    ] = None,
+) -> None:
+    """Train a network from its initialisation.
+
+    A tenth of the training images is held out and chooses the best epoch; the test split is read once, at the end.
+
+    Example: `layeract train -m resnet20_lasilu -d uoft-cs/cifar10 -r cifar10_fast -o runs/first`. On several
+    processes: `accelerate launch scripts/train.py` with the same options.
+    """
+    overrides = dict(epochs=epochs, lr=lr, batch_size=batch_size, seed=seed)
+    _train(model, data, output, recipe, settings, overrides, num_classes, data_name, resume, embed=embed)
+
+
+@app.command()
+def finetune(
+    model: Model,
+    data: Data,
+    output: Output,
+    recipe: RecipeName = "finetune",
+    settings: Settings = None,
+    epochs: Epochs = None,
+    lr: LearningRate = None,
+    batch_size: BatchSize = None,
+    seed: Seed = None,
+    data_name: DataName = None,
+    resume: Resume = False,
+) -> None:
+    """Fine-tune a pretrained network on other data, with a new head where the classes differ.
+
+    Example: `layeract finetune -m resnet20_lasilu -d my/images -o runs/mine`. The model may also be `hf-hub:ORG/NAME`
+    or `local-dir:FOLDER`.
+    """
+    overrides = dict(epochs=epochs, lr=lr, batch_size=batch_size, seed=seed)
+    _train(model, data, output, recipe, settings, overrides, None, data_name, resume, pretrained=True)
+
+
+@app.command()
+def recipes() -> None:
+    """List the recipes that ship with the package."""
+    from .training.recipe import list_recipes, load_recipe
+
+    for name in list_recipes():
+        recipe = load_recipe(name)
+        typer.echo(f"{name:16} {recipe.epochs:4d} epochs  {recipe.schedule:10} lr {recipe.lr:<7g} {recipe.source}")
+
+
+def _train(
+    model: str,
+    data: str,
+    output: Path,
+    recipe: str,
+    settings: list[str] | None,
+    overrides: dict[str, Any],
+    num_classes: int | None,
+    data_name: str | None,
+    resume: bool,
+    **options: Any,
+) -> None:
+    import timm_layeract  # noqa: F401  (registers the models)
+
+    from .training.recipe import load_recipe
+    from .training.run import train
+
+    train(
+        model,
+        load_recipe(recipe, **_parse_settings(settings or []), **overrides),
+        data,
+        output,
+        data_name=data_name,
+        num_classes=num_classes,
+        resume=resume,
+        **options,
+    )
+
+
+def _parse_settings(settings: list[str]) -> dict[str, Any]:
+    """``["lr=0.1", "image_sizes=[[0, 24]]"]`` as values, read as YAML."""
+    import yaml
+
+    parsed = {}
+    for setting in settings:
+        key, separator, value = setting.partition("=")
+        if not separator:
+            raise UserError(f"--set takes key=value, got {setting!r}.")
+        parsed[key.strip()] = yaml.safe_load(value)
+    return parsed
+
+
+def main() -> NoReturn:
+    """Run the command line: a user's mistake is one line on standard error and exit code 2."""
+    try:
+        app(standalone_mode=True)
+    except UserError as error:
+        typer.echo(f"layeract: {error}", err=True)
+        sys.exit(2)
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

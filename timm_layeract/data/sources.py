@@ -1,0 +1,161 @@
+"""Where images come from: a Hub dataset, a folder of parquet files or an image folder, decoded once into tensors.
+
+Imports datasets, torch, PIL. Reading goes through `datasets`; afterwards a split is one uint8 tensor in memory, so an
+epoch costs no Python work per image.
+"""
+
+import hashlib
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import datasets
+import numpy as np
+import torch
+from PIL import Image
+from rich.progress import track
+from torch import Tensor
+
+from ..errors import UserError
+
+__all__ = ["ImageSplit", "holdout", "load_splits"]
+
+# A decoded split larger than this is refused: it would not fit beside a network on an ordinary machine.
+MAX_BYTES = 16 * 2**30
+
+
+@dataclass(frozen=True)
+class ImageSplit(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
+    """Images and labels in memory; a torch dataset that hands out a whole batch by one indexing operation.
+
+    Attributes:
+        images: uint8, ``(N, 3, H, W)``.
+        labels: int64, ``(N,)``, indices into `classes`.
+        classes: Label names.
+    """
+
+    images: Tensor
+    labels: Tensor
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.images[index], self.labels[index]
+
+    def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        rows = torch.as_tensor(indices)
+        return self.images[rows], self.labels[rows]
+
+    def take(self, indices: Tensor) -> "ImageSplit":
+        """The split of these rows only."""
+        return ImageSplit(self.images[indices], self.labels[indices], self.classes)
+
+    def sha256(self) -> str:
+        """Hash of the decoded pixels and labels, the data's identity in results."""
+        digest = hashlib.sha256(self.images.numpy().tobytes())
+        digest.update(self.labels.numpy().tobytes())
+        return digest.hexdigest()
+
+
+def holdout(split: ImageSplit, fraction: float, seed: int) -> tuple[ImageSplit, ImageSplit]:
+    """Divide a split at random into ``(1 - fraction, fraction)``, always alike for a seed; the second part selects."""
+    held = round(len(split) * fraction)
+    if held == 0 or held == len(split):
+        raise UserError(
+            f"Holding out {fraction:g} of {len(split)} training images leaves a part empty; "
+            f"give more images or another validation_fraction."
+        )
+    order = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed))
+    return split.take(order[held:]), split.take(order[:held])
+
+
+def load_splits(source: str, image_size: tuple[int, int], progress: bool = True) -> dict[str, ImageSplit]:
+    """Read a labelled image data set and decode it.
+
+    Args:
+        source: Folder with parquet files named after their split (``train-*.parquet``), folder of images as
+            ``split/class/image.png`` or ``class/image.png``, or Hub data set id (``uoft-cs/cifar10``).
+        image_size: (H, W) that every image is resized to, where it has another size.
+        progress: Show a progress bar while decoding.
+
+    Returns:
+        ``"train"`` and, where the data set has a test split (or only a validation split), ``"test"``.
+
+    Raises:
+        UserError: No such folder or data set, no image or label column, no training split, unreadable images.
+    """
+    loaded = _open(source)
+    test_name = next((name for name in ("test", "validation", "valid", "val") if name in loaded), None)
+    if "train" not in loaded:
+        raise UserError(f"{source} has no 'train' split, only {', '.join(loaded)}; name the training files train*.")
+    wanted = {"train": "train", **({"test": test_name} if test_name else {})}
+    return {name: _decode(loaded[split], source, image_size, progress) for name, split in wanted.items()}
+
+
+def _open(source: str) -> datasets.DatasetDict:
+    """Open a folder or a Hub data set without decoding any image."""
+    folder = Path(source)
+    if folder.is_dir():
+        files: dict[str, list[str]] = {}
+        for path in sorted(folder.glob("*.parquet")):
+            files.setdefault(re.split(r"[-._]", path.name)[0], []).append(str(path))
+        if files:
+            return datasets.load_dataset("parquet", data_files=files)
+        if any(path.suffix.lower() in Image.registered_extensions() for path in folder.rglob("*")):
+            return datasets.load_dataset("imagefolder", data_dir=str(folder), drop_labels=False)
+        raise UserError(f"{source} holds neither parquet files nor images; --data takes either, or a Hub data set id.")
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source) or source.startswith("."):
+        raise UserError(
+            f"There is no data folder {source}; give a folder, or a Hub data set id such as uoft-cs/cifar10."
+        )
+    try:
+        return datasets.load_dataset(source)
+    except (OSError, datasets.exceptions.DatasetNotFoundError, datasets.exceptions.DataFilesNotFoundError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{source} is neither a folder here nor a Hub data set that can be read: {reason}") from error
+
+
+def _column(split: datasets.Dataset, source: str, kind: type, what: str) -> str:
+    """Name of the one column of a feature type."""
+    names = [name for name, feature in split.features.items() if isinstance(feature, kind)]
+    if not names:
+        raise UserError(f"{source} has no {what} column ({kind.__name__}); its columns are {list(split.features)}.")
+    return names[0]
+
+
+def _decode(split: datasets.Dataset, source: str, image_size: tuple[int, int], progress: bool) -> ImageSplit:
+    """Decode every image of a split into one uint8 tensor."""
+    image_column = _column(split, source, datasets.Image, "image")
+    label_column = _column(split, source, datasets.ClassLabel, "label")
+    height, width = image_size
+    size = len(split) * 3 * height * width
+    if size > MAX_BYTES:
+        raise UserError(
+            f"{source} decodes to {size / 2**30:.0f} GiB at {height}x{width}, more than the {MAX_BYTES / 2**30:.0f} "
+            f"that are held in memory; give a smaller image_size or a smaller data set."
+        )
+    images = torch.empty(len(split), 3, height, width, dtype=torch.uint8)
+    files = split.select_columns([image_column]).cast_column(image_column, datasets.Image(decode=False))
+    shown = progress and sys.stdout.isatty()
+    for index, row in enumerate(track(files, f"decoding {len(split)} images", disable=not shown, transient=True)):
+        file = row[image_column]
+        try:
+            picture = Image.open(BytesIO(file["bytes"]) if file["bytes"] else file["path"]).convert("RGB")
+        except OSError as error:
+            name = file["path"] or f"number {index}"
+            raise UserError(f"{source}: image {name} cannot be read ({error}); remove or replace it.") from error
+        if picture.size != (width, height):
+            picture = picture.resize((width, height), Image.Resampling.BILINEAR)
+        images[index] = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+    labels = torch.tensor(split[label_column][:], dtype=torch.int64)
+    classes = tuple(split.features[label_column].names)
+    if len(labels) and (int(labels.min()) < 0 or int(labels.max()) >= len(classes)):
+        raise UserError(
+            f"{source} has labels from {int(labels.min())} to {int(labels.max())}, but {len(classes)} classes."
+        )
+    return ImageSplit(images, labels, classes)

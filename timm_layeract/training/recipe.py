@@ -1,0 +1,181 @@
+"""Recipes: every choice of a training run in one frozen dataclass, read from YAML, refusing what it does not know.
+
+Imports yaml and the standard library.
+"""
+
+import dataclasses
+import json
+import types
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from ..errors import UserError, did_you_mean
+
+__all__ = ["Recipe", "list_recipes", "load_recipe"]
+
+RECIPES = Path(__file__).parent / "recipes"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """All that decides the outcome of a run beside the model and the data.
+
+    Attributes:
+        name: Name in results; the file's stem.
+        source: Where the recipe comes from: a paper and section, or our own.
+        epochs: Passes over the training images.
+        batch_size: Images in one optimizer step, over all processes together.
+        seed: Of initialisation, held-out images, order and augmentation.
+        optimizer: ``sgd`` (with `momentum`, optionally `nesterov`) or ``adamw``.
+        lr: Peak learning rate.
+        momentum: Of SGD.
+        nesterov: Nesterov's variant of momentum.
+        weight_decay: L2 penalty (decoupled in AdamW).
+        decay_norm_and_bias: Apply `weight_decay` to normalisation parameters and biases too.
+        schedule: ``multistep`` (`lr` times 0.1 at each of `milestones`), ``cosine`` (linear warm-up, cosine to 0) or
+            ``one-cycle`` (linear up, linear down to 0).
+        milestones: Fractions of the run at which ``multistep`` drops.
+        warmup: Fraction of the run that ``cosine`` and ``one-cycle`` rise for.
+        label_smoothing: Share of the target given to all classes.
+        ema_decay: Decay of the averaged copy of the weights that is evaluated and saved; 0 keeps no copy.
+        mixed_precision: ``no``, ``bf16`` or ``fp16`` autocast.
+        channels_last: Memory format of the network.
+        image_size: (H, W) of the input, None for the model's own.
+        image_sizes: Smaller inputs for early epochs, as (fraction of the run, side) pairs: from that fraction on,
+            training images are resized to side x side. Validation always sees full images.
+        padding: Pixels of padding for the random crop.
+        flip: Mirror half of the images.
+        validation_fraction: Share of the training images held out to choose the best epoch.
+    """
+
+    name: str = "custom"
+    source: str = ""
+    epochs: int = 40
+    batch_size: int = 128
+    seed: int = 11
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    lr: float = 0.1
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 5e-4
+    decay_norm_and_bias: bool = True
+    schedule: Literal["multistep", "cosine", "one-cycle"] = "one-cycle"
+    milestones: tuple[float, ...] = (0.5, 0.75)
+    warmup: float = 0.2
+    label_smoothing: float = 0.0
+    ema_decay: float = 0.0
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    channels_last: bool = False
+    image_size: tuple[int, int] | None = None
+    image_sizes: tuple[tuple[float, int], ...] = ()
+    padding: int = 4
+    flip: bool = True
+    validation_fraction: float = 0.1
+
+    def __post_init__(self) -> None:
+        """Refuse values that no run can have."""
+        positive = ("epochs", "batch_size", "lr")
+        fractions = ("warmup", "label_smoothing", "ema_decay", "momentum", "validation_fraction")
+        for name in positive:
+            if not getattr(self, name) > 0:
+                raise UserError(f"Recipe {self.name}: {name} must be positive, got {getattr(self, name)}.")
+        for name in fractions:
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"Recipe {self.name}: {name} must lie in [0, 1), got {getattr(self, name)}.")
+        starts = [start for start, _ in self.image_sizes]
+        if starts != sorted(starts) or any(not 0 <= start < 1 for start in (*starts, *self.milestones)):
+            raise UserError(
+                f"Recipe {self.name}: image_sizes and milestones are rising fractions of the run in [0, 1)."
+            )
+
+    def replace(self, **changes: Any) -> "Recipe":
+        """A copy with some values changed, checked like a file's."""
+        return recipe_from_dict({**dataclasses.asdict(self), **changes}, f"recipe {self.name}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as JSON holds them in results; `recipe_from_dict` reads them back."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+    def side_at(self, fraction: float) -> int | None:
+        """Side of training images at a fraction of the run, None for full size."""
+        sides = [side for start, side in self.image_sizes if start <= fraction]
+        return sides[-1] if sides else None
+
+
+def list_recipes() -> list[str]:
+    """Names of the recipes that ship with the package."""
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def load_recipe(name_or_path: str, **overrides: Any) -> Recipe:
+    """Read a recipe by the name of one of ours or the path of a YAML file.
+
+    Args:
+        name_or_path: ``cifar10_fast`` or ``my/recipe.yaml``.
+        **overrides: Values that replace the file's; None leaves the file's.
+
+    Raises:
+        UserError: No such recipe, unreadable YAML, unknown key (with close names), value of the wrong kind.
+    """
+    path = Path(name_or_path)
+    if path.suffix not in (".yaml", ".yml"):
+        path = RECIPES / f"{name_or_path}.yaml"
+        if not path.is_file():
+            raise UserError(f"There is no recipe {name_or_path!r}; {did_you_mean(name_or_path, list_recipes())}")
+    if not path.is_file():
+        raise UserError(f"There is no recipe file {path}.")
+    try:
+        values = yaml.safe_load(path.read_text()) or {}
+    except yaml.YAMLError as error:
+        raise UserError(f"{path.name} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path.name} must hold 'key: value' lines, got {type(values).__name__}.")
+    changes = {key: value for key, value in overrides.items() if value is not None}
+    return recipe_from_dict({"name": path.stem, **values, **changes}, path.name)
+
+
+def recipe_from_dict(values: dict[str, Any], where: str) -> Recipe:
+    """Build a recipe from plain values, checking keys and kinds; `where` names their origin in errors."""
+    hints = typing.get_type_hints(Recipe)
+    checked = {}
+    for key, value in values.items():
+        if key not in hints:
+            raise UserError(f"{where}: unknown key {key!r}; {did_you_mean(str(key), hints)}")
+        checked[key] = _as_kind(value, hints[key], f"{where}: {key}")
+    return Recipe(**checked)
+
+
+def _as_kind(value: Any, kind: Any, where: str) -> Any:
+    """`value` as the annotated kind (YAML has no tuples and reads 1e-4 as text), or a UserError."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Literal:
+        if value in arguments and isinstance(value, str):
+            return value
+        # YAML reads a bare `no` as False.
+        if value is False and "no" in arguments:
+            return "no"
+        raise UserError(f"{where} must be one of {', '.join(arguments)}, got {value!r}.")
+    if origin is types.UnionType:
+        return None if value is None else _as_kind(value, arguments[0], where)
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise UserError(f"{where} must be a list, got {value!r}.")
+        kinds = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else list(arguments)
+        if len(kinds) != len(value):
+            raise UserError(f"{where} must have {len(kinds)} entries, got {value!r}.")
+        return tuple(_as_kind(item, item_kind, where) for item, item_kind in zip(value, kinds, strict=True))
+    if kind is bool or isinstance(value, bool):
+        if kind is bool and isinstance(value, bool):
+            return value
+        raise UserError(f"{where} must be {kind.__name__}, got {value!r}.")
+    try:
+        converted = kind(value)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{where} must be {kind.__name__}, got {value!r}.") from error
+    if kind is int and converted != value:
+        raise UserError(f"{where} must be a whole number, got {value!r}.")
+    return converted
