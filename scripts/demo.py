@@ -49,7 +49,7 @@ def accuracy(model: torch.nn.Module, split: ImageSplit) -> float:
 
 def main(
     output: Annotated[Path | None, typer.Option(help="Folder of the run; a temporary one if left out.")] = None,
-    epochs: Annotated[int, typer.Option(help="Passes over the training digits.")] = 6,
+    epochs: Annotated[int, typer.Option(help="Passes over the training digits.")] = 10,
 ) -> None:
     """Load, fine-tune, save, reload."""
     train, test = digits()

@@ -77,18 +77,11 @@ def test_functional_activations_of_normalizer_free_networks(tmp_path):
     torch.testing.assert_close(nfnet.act_with_gamma("lasilu", gain)(inplace=True)(y), gain * LASiLU()(y))
 
 
-@pytest.mark.parametrize("name", ["relu", "gelu", "silu"])
-def test_gain_of_normalizer_free_networks_is_measured_as_timms_is(name):
-    from timm_layeract.registry import activation_gain
-
-    assert activation_gain(create_act.get_act_layer(name)()) == pytest.approx(nfnet._nonlin_gamma[name], rel=1e-3)
-
-
 @pytest.mark.parametrize("name", [name for name in list_activations() if "affine" not in name])
 def test_gain_makes_unit_variance(name):
     y = torch.randn(1, 200_000, generator=torch.Generator().manual_seed(0))
     scaled = create_act.get_act_layer(name)()(y) * nfnet._nonlin_gamma[name]
-    assert float(scaled.var()) == pytest.approx(1, abs=0.02)
+    assert float(scaled.std()) == pytest.approx(1, abs=0.005)
 
 
 @pytest.mark.parametrize(

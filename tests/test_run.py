@@ -98,8 +98,7 @@ def test_a_finished_run_is_not_tested_again(
 
 
 def test_best_epoch_is_chosen_on_held_out_images(tmp_path: Path, digits: ImageSplit) -> None:
-    train, test = split(digits)
-    training, validation = holdout(train, 0.1, RECIPE.seed)
+    training, validation = holdout(split(digits)[0], 0.1, RECIPE.seed)
     trainer = Trainer(network(), RECIPE.replace(lr=0.3, epochs=4), training, validation, tmp_path, progress=False)
     weights = {}
     for record in trainer.fit():

@@ -77,10 +77,11 @@ class ResNetCifar(RecordsActivations, nn.Module):
     Shape: ``(N, in_chans, H, W)`` to ``(N, num_classes)``.
     """
 
-    if TYPE_CHECKING:  # TorchScript takes no annotation of a submodule
+    if TYPE_CHECKING:  # TorchScript reads annotations, and takes neither these nor any in __init__
         layer1: nn.Sequential
         layer2: nn.Sequential
         layer3: nn.Sequential
+        feature_info: list[dict[str, Any]]
 
     def __init__(
         self,
@@ -111,7 +112,7 @@ class ResNetCifar(RecordsActivations, nn.Module):
         self.conv1 = nn.Conv2d(in_chans, 16, 3, 1, 1, bias=False, **dd)
         self.bn1 = norm(16, **dd)
         self.act1 = act(inplace=True).to(**dd)  # timm's factories leave the device out
-        self.feature_info: list[dict[str, Any]] = [dict(num_chs=16, reduction=1, module="act1")]
+        self.feature_info = [dict(num_chs=16, reduction=1, module="act1")]
         self.num_features = self._add_stages(layers, output_stride, act, norm, drop_path_rate, dd)
         self.global_pool, self.fc = create_classifier(self.num_features, num_classes, pool_type=global_pool, **dd)
         self.head_hidden_size = self.num_features * self.global_pool.feat_mult()
