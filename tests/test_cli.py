@@ -106,6 +106,23 @@ def test_script_for_accelerate_launch_is_the_train_command() -> None:
     assert done.stderr.startswith("layeract: Unknown model")
 
 
+@pytest.mark.slow
+def test_two_processes_share_the_work(tmp_path: Path, digits: ImageSplit) -> None:
+    parquet(tmp_path, digits, {"train": 95, "test": 33})
+    arguments = ["-m", "resnet20_lasilu", "-d", str(tmp_path), "-o", str(tmp_path / "run"), "-r", "cifar10_resnet"]
+    sizes = ["--epochs", "1", "--batch-size", "16", "--set", "image_size=[8, 8]"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*launch, ROOT / "scripts" / "train.py", *arguments, *sizes], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("best epoch") == 1  # only the main process speaks
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["processes"] == 2
+    assert result["test"]["images"] == 33
+    assert result["test"]["top1"] * 33 / 100 == pytest.approx(round(result["test"]["top1"] * 33 / 100))  # none twice
+
+
 def test_importing_registers_names_and_needs_nothing_but_torch_and_timm() -> None:
     heavy = ["accelerate", "datasets", "segmentation_models_pytorch", "matplotlib", "sklearn", "typer", "rich"]
     code = (

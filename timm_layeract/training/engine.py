@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import DataLoaderConfiguration
 from safetensors.torch import load_file, save_file
@@ -30,7 +30,12 @@ from .optim import create_optimizer, create_schedule
 from .progress import EpochProgress
 from .recipe import Recipe
 
-__all__ = ["EpochRecord", "Trainer"]
+__all__ = ["EpochRecord", "Trainer", "process_state"]
+
+
+def process_state() -> PartialState:
+    """This process among those of the run; without an accelerator, several of them meet on the CPU (gloo)."""
+    return PartialState(cpu=not torch.accelerator.is_available())
 
 
 @dataclass
@@ -68,9 +73,10 @@ class Trainer:
         self.recipe = recipe
         self.output = output
         AcceleratorState._reset_state()  # a second run in one process may ask for another precision
-        if recipe.mixed_precision == "fp16" and not torch.accelerator.is_available():
+        if recipe.mixed_precision == "fp16" and process_state().device.type == "cpu":
             raise UserError("mixed_precision 'fp16' needs a GPU; give 'bf16' or 'no'.")
         self.accelerator = Accelerator(
+            cpu=process_state().device.type == "cpu",
             mixed_precision=recipe.mixed_precision,
             # The seedable sampler gives every epoch its own order, the same after a resume.
             dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True, data_seed=recipe.seed),

@@ -19,24 +19,24 @@ class EpochProgress:
         enabled: Show it, where the output is a terminal.
     """
 
-    EVERY = 10  # steps between looks at the running totals, which cost a synchronisation on a GPU
+    INTERVAL = 0.5  # seconds between looks at the running totals, which cost a synchronisation on a GPU
 
     def __init__(self, title: str, steps: int, enabled: bool = True) -> None:
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("loss {task.fields[loss]:.3f}  top-1 {task.fields[top1]:5.2f} %  {task.fields[rate]:.0f} img/s"),
+            TextColumn("{task.fields[figures]}"),
             TimeRemainingColumn(),
             transient=True,
             disable=not (enabled and sys.stdout.isatty()),
         )
-        self._task = self._bar.add_task(title, total=steps, loss=float("nan"), top1=float("nan"), rate=0.0)
+        self._task = self._bar.add_task(title, total=steps, figures="")
         self._done = 0
 
     def __enter__(self) -> "EpochProgress":
         self._bar.start()
-        self._started = time.perf_counter()
+        self._started = self._looked = time.perf_counter()
         return self
 
     def __exit__(
@@ -47,8 +47,11 @@ class EpochProgress:
     def advance(self, totals: Tensor, processes: int = 1) -> None:
         """One step further; `totals` holds this process's sums of loss and of correct answers, and its image count."""
         self._done += 1
-        if self._bar.disable or self._done % self.EVERY:
+        now = time.perf_counter()
+        if self._bar.disable or now - self._looked < self.INTERVAL:
             return
+        self._looked = now
         loss, correct, count = totals.tolist()
-        rate = processes * count / (time.perf_counter() - self._started)
-        self._bar.update(self._task, completed=self._done, loss=loss / count, top1=100 * correct / count, rate=rate)
+        rate = processes * count / (now - self._started)
+        figures = f"loss {loss / count:.3f}  top-1 {100 * correct / count:5.2f} %  {rate:.0f} img/s"
+        self._bar.update(self._task, completed=self._done, figures=figures)

@@ -15,13 +15,12 @@ from typing import Any
 
 import timm
 import torch
-from accelerate import PartialState
 from accelerate.utils import set_seed
 
 from ..checkpoints import embed_checkpoint, save_pretrained
 from ..data.sources import ImageSplit, holdout, load_splits
 from ..errors import UserError, did_you_mean
-from .engine import EpochRecord, Trainer
+from .engine import EpochRecord, Trainer, process_state
 from .recipe import Recipe
 
 __all__ = ["create_network", "train", "train_on"]
@@ -66,7 +65,7 @@ def train(
     output = Path(output)
     check_output(output, resume)
     height, width = recipe.image_size or timm.get_pretrained_cfg(model_name).input_size[1:]  # type: ignore[union-attr]
-    state = PartialState()
+    state = process_state()
     with state.main_process_first():  # the first to read fills the cache that the others read
         splits = load_splits(data, (height, width), progress=progress and state.is_main_process)
     classes = num_classes or len(splits["train"].classes)
@@ -104,7 +103,7 @@ def train_on(
     """Train a network on splits in memory; arguments as `train`, `started_from` names the weights it came with."""
     output = Path(output)
     check_output(output, resume)
-    state = PartialState()
+    state = process_state()
     say = report if state.is_main_process else _silent
     training, validation = holdout(train_split, recipe.validation_fraction, recipe.seed)
     identity = {
