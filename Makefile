@@ -21,10 +21,11 @@ demo: $(READY)  ## Fine-tune a pretrained LA-SiLU network on real digits, save i
 test: $(READY)  ## Run the tests
 	$(BIN)/python -m pytest -n 2
 
-lint: $(READY)  ## Check style and types
+lint: $(READY)  ## Check style, types, and that the README follows the manifest
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python scripts/readme.py --check
 
 fix: $(READY)  ## Mend what ruff can mend
 	$(BIN)/ruff check --fix .
