@@ -39,11 +39,13 @@ def read_manifest(directory: Path = WEIGHTS_DIR) -> dict[str, dict[str, Any]]:
 
 def embedded_cfgs(architecture: str) -> dict[str, dict[str, Any]]:
     """timm pretrained_cfg fields of an architecture's embedded checkpoints, by ``arch.tag``."""
-    return {
-        name: {**entry["pretrained_cfg"], "file": str(WEIGHTS_DIR / entry["file"])}
-        for name, entry in read_manifest().items()
-        if name.split(".")[0] == architecture
-    }
+    cfgs = {}
+    for name, entry in read_manifest().items():
+        if name.split(".")[0] == architecture:
+            fields = {**entry["pretrained_cfg"], "file": str(WEIGHTS_DIR / entry["file"])}
+            # timm's configs hold tuples, which JSON turned into lists
+            cfgs[name] = {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
+    return cfgs
 
 
 def stored_fingerprint(source: str | Path) -> Fingerprint | None:
