@@ -37,10 +37,10 @@ def read_manifest(directory: Path = WEIGHTS_DIR) -> dict[str, dict[str, Any]]:
     return json.loads(path.read_text()) if path.exists() else {}
 
 
-def embedded_cfgs(architecture: str) -> dict[str, dict[str, Any]]:
-    """timm pretrained_cfg fields of an architecture's embedded checkpoints, by ``arch.tag``."""
+def embedded_cfgs(architecture: str, manifest: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """timm pretrained_cfg fields of an architecture's embedded checkpoints, by ``arch.tag``, from `read_manifest`."""
     cfgs = {}
-    for name, entry in read_manifest().items():
+    for name, entry in manifest.items():
         if name.split(".")[0] == architecture:
             fields = {**entry["pretrained_cfg"], "file": str(WEIGHTS_DIR / entry["file"])}
             # timm's configs hold tuples, which JSON turned into lists

@@ -11,7 +11,7 @@ from typing import Any
 from timm.models import PretrainedCfg, build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
 
-from ..checkpoints import embedded_cfgs, stored_fingerprint
+from ..checkpoints import embedded_cfgs, read_manifest, stored_fingerprint
 from ..fingerprint import activation_fingerprint, check_fingerprint
 
 __all__ = ["RecordsActivations", "register_variants"]
@@ -83,9 +83,10 @@ def register_variants(
         **build_args: Handed to `build` for each (``feature_cfg``).
     """
     module = sys.modules[module_name]
+    manifest = read_manifest()
     cfgs: dict[str, dict[str, Any] | PretrainedCfg] = {}
     for name, (_, default_cfg) in architectures.items():
-        tagged = {tag: {**default_cfg, **cfg} for tag, cfg in embedded_cfgs(name).items()}
+        tagged = {tag: {**default_cfg, **cfg} for tag, cfg in embedded_cfgs(name, manifest).items()}
         cfgs.update(tagged or {name: {**default_cfg}})
     module.default_cfgs = generate_default_cfgs(cfgs)  # type: ignore[attr-defined]
     for name, (model_args, _) in architectures.items():
