@@ -17,12 +17,13 @@ import torch.nn.functional as F
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import DataLoaderConfiguration
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from timm.data import resolve_model_data_config
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from ..checkpoints import save_weights
 from ..data.augment import normalize, random_crop_flip
 from ..data.sources import ImageSplit
 from ..errors import UserError
@@ -237,9 +238,7 @@ class Trainer:
         self.accelerator.save_state(str(fresh))
         if self.accelerator.is_main_process:
             if improved:
-                weights = {key: value.detach().cpu().contiguous() for key, value in self.evaluated.state_dict().items()}
-                save_file(weights, self.best_weights.with_suffix(".partial"))
-                self.best_weights.with_suffix(".partial").replace(self.best_weights)
+                save_weights(self.evaluated, self.best_weights)
             old = self.output / "checkpoint.old"
             shutil.rmtree(old, ignore_errors=True)
             if self.checkpoint.exists():
