@@ -49,8 +49,8 @@ def test_train_then_finetune_what_was_trained(
     common = ["--data", str(tmp_path), "--epochs", "1", "--batch-size", "16", "--set", "image_size=[8, 8]"]
     first, second = tmp_path / "first", tmp_path / "second"
     code, out, err = layeract(
-        "train", "-m", "resnet20_lahardsilu", "-o", str(first), "-r", "cifar10_fast", *common, "--set",
-        "image_sizes=[]", "--data-name", "digits", capsys=capsys,
+        "train", "-m", "resnet20_lahardsilu", "-o", str(first), "-r", "cifar10_fast", *common,
+        "--data-name", "digits", capsys=capsys,
     )  # fmt: skip
     assert (code, err) == (0, "")
     assert "epoch   1/1" in out
@@ -70,6 +70,7 @@ def test_train_then_finetune_what_was_trained(
         (["-m", "resnet20", "-d", "x/y", "-r", "cifar"], "no recipe 'cifar'"),
         (["-m", "resnet20", "-d", "x/y", "--set", "lr"], "--set takes key=value"),
         (["-m", "resnet20", "-d", "x/y", "--set", "rl=1"], "unknown key 'rl'"),
+        (["-m", "resnet20", "-d", "x/y", "--set", "epochs=1", "--epochs", "2"], "epochs is given twice"),
         (["-m", "resnet20", "-d", "x/y", "--epochs", "0"], "epochs must be positive"),
         (["-m", "resnet20", "-d", "nobody/nothing"], "neither a folder here nor a Hub data set"),
     ],

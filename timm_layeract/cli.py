@@ -124,9 +124,13 @@ def _train(
     from .training.recipe import load_recipe
     from .training.run import train
 
+    changes = _parse_settings(settings or [])
+    twice = [key for key, value in overrides.items() if value is not None and key in changes]
+    if twice:
+        raise UserError(f"{twice[0]} is given twice, as --{twice[0].replace('_', '-')} and by --set.")
     train(
         model,
-        load_recipe(recipe, **_parse_settings(settings or []), **overrides),
+        load_recipe(recipe, **{**overrides, **changes}),
         data,
         output,
         data_name=data_name,
@@ -137,7 +141,7 @@ def _train(
 
 
 def _parse_settings(settings: list[str]) -> dict[str, Any]:
-    """``["lr=0.1", "image_sizes=[[0, 24]]"]`` as values, read as YAML."""
+    """``["lr=0.1", "milestones=[0.5]"]`` as values, read as YAML."""
     import yaml
 
     parsed = {}
