@@ -26,12 +26,10 @@ def test_paper_recipe_runs_64000_iterations() -> None:
 
 
 def test_overrides_replace_and_none_does_not() -> None:
-    recipe = load_recipe("cifar10_fast", epochs=3, lr=None, image_sizes=[[0, 16], [0.5, 32]])
+    recipe = load_recipe("cifar10_fast", epochs=3, lr=None, milestones=[0.25])
     assert recipe.epochs == 3
     assert recipe.lr == load_recipe("cifar10_fast").lr
-    assert recipe.image_sizes == ((0.0, 16), (0.5, 32))
-    assert [recipe.side_at(f) for f in (0.0, 0.49, 0.5, 1.0)] == [16, 16, 32, 32]
-    assert Recipe().side_at(0.3) is None
+    assert recipe.milestones == (0.25,)
 
 
 @pytest.mark.parametrize(
@@ -46,8 +44,8 @@ def test_overrides_replace_and_none_does_not() -> None:
         ({"nesterov": "yes please"}, ["nesterov", "bool"]),
         ({"momentum": True}, ["momentum", "float"]),
         ({"warmup": 1.0}, ["warmup", "[0, 1)"]),
-        ({"image_sizes": [[0.5, 24], [0.0, 32]]}, ["image_sizes", "rising"]),
-        ({"image_sizes": [[0.5]]}, ["image_sizes", "2 entries"]),
+        ({"milestones": [0.5, 1.5]}, ["milestones", "fractions"]),
+        ({"image_size": [32]}, ["image_size", "2 entries"]),
         ({"image_size": 32}, ["image_size", "list"]),
     ],
 )

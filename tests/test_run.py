@@ -110,15 +110,14 @@ def test_best_epoch_is_chosen_on_held_out_images(tmp_path: Path, digits: ImageSp
     assert trainer.best.val_top1 == max(record.val_top1 for record in trainer.history)
 
 
-def test_image_sizes_shrink_early_epochs_only(tmp_path: Path, digits: ImageSplit) -> None:
-    sizes: list[int] = []
+def test_random_erasing_blanks_rectangles_of_training_images_only(tmp_path: Path, digits: ImageSplit) -> None:
+    seen: list[tuple[bool, float]] = []
     model = network()
-    model.register_forward_pre_hook(lambda module, inputs: sizes.append(inputs[0].shape[-1]))
+    model.register_forward_pre_hook(lambda m, x: seen.append((m.training, float((x[0] == 0).float().mean()))))
     train, validation = holdout(split(digits)[0], 0.1, 0)
-    recipe = RECIPE.replace(epochs=2, image_sizes=[[0.0, 4], [0.5, 8]])
-    list(Trainer(model, recipe, train, validation, tmp_path, progress=False).fit())
-    steps = 180 // 32
-    assert sizes == [4] * steps + [8] + [8] * steps + [8]  # validation sees whole images
+    list(Trainer(model, RECIPE.replace(random_erasing=0.9), train, validation, tmp_path, progress=False).fit())
+    # standardised images are never exactly 0 but where they were erased
+    assert all((blank > 0.05) == training for training, blank in seen)
 
 
 def test_refusals_leave_nothing_behind(tmp_path: Path, digits: ImageSplit) -> None:

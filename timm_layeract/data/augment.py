@@ -1,4 +1,4 @@
-"""What happens to a batch of uint8 images before the network: random crop and flip, resizing, normalisation.
+"""What happens to a batch of uint8 images before the network: random crop and flip, normalisation.
 
 Imports torch only. Vectorised over the batch: no Python work per image.
 """
@@ -36,16 +36,12 @@ def random_crop_flip(images: Tensor, padding: int, flip: bool, generator: torch.
     return padded.gather(2, flat.expand(-1, channels, -1)).reshape(images.shape)
 
 
-def normalize(
-    images: Tensor, mean: tuple[float, ...], std: tuple[float, ...], image_size: tuple[int, int] | None = None
-) -> Tensor:
-    """Scale uint8 images to [0, 1], resize them where `image_size` (H, W) differs, and standardise each channel.
+def normalize(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """Scale uint8 images to [0, 1] and standardise each channel.
 
     Returns:
         float32 ``(N, C, H, W)``.
     """
     scaled = images.float() / 255
-    if image_size is not None and tuple(image_size) != tuple(images.shape[-2:]):
-        scaled = F.interpolate(scaled, size=image_size, mode="bilinear", antialias=True, align_corners=False)
     per_channel = (1, -1, 1, 1)
     return (scaled - scaled.new_tensor(mean).view(per_channel)) / scaled.new_tensor(std).view(per_channel)

@@ -19,6 +19,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DataLoaderConfiguration
 from safetensors.torch import load_file
 from timm.data import resolve_model_data_config
+from timm.data.random_erasing import RandomErasing
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -87,6 +88,7 @@ class Trainer:
         _check_classes(model, val)
         data_config = resolve_model_data_config(model)
         self.mean, self.std = data_config["mean"], data_config["std"]
+        self.erase = RandomErasing(recipe.random_erasing, device=self.accelerator.device)
         # One process takes its share of the batch that makes one optimizer step.
         share = max(1, recipe.batch_size // self.accelerator.num_processes)
         self.train_loader = self._loader(train, share, shuffle=True)
@@ -95,8 +97,7 @@ class Trainer:
             model = model.to(memory_format=torch.channels_last)
         optimizer = create_optimizer(model, recipe)
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
-        self.total_steps = recipe.epochs * len(self.train_loader)
-        self.schedule = create_schedule(optimizer, recipe, self.total_steps)
+        self.schedule = create_schedule(optimizer, recipe, recipe.epochs * len(self.train_loader))
         self.ema = ModelEmaV3(self.unwrapped, decay=recipe.ema_decay, use_warmup=True) if recipe.ema_decay else None
         self.history: list[EpochRecord] = []
         self.accelerator.register_for_checkpointing(self.schedule, self, *([self.ema] if self.ema else []))
@@ -173,12 +174,11 @@ class Trainer:
         self.train_loader.set_epoch(epoch)  # type: ignore[attr-defined]
         generator = torch.Generator().manual_seed(_stream(recipe.seed, epoch, self.accelerator.process_index))
         totals = torch.zeros(3, device=self.accelerator.device)
-        first_step, steps = epoch * len(self.train_loader), len(self.train_loader)
+        steps = len(self.train_loader)
         with EpochProgress(f"epoch {epoch + 1}/{recipe.epochs}", steps, enabled=self.progress) as bar:
             for index, (images, labels) in enumerate(self.train_loader):
-                side = recipe.side_at((first_step + index) / self.total_steps)
                 images = random_crop_flip(images, recipe.padding, recipe.flip, generator)
-                loss, correct = self._step(self._input(images, (side, side) if side else None), labels)
+                loss, correct = self._step(self.erase(self._input(images)), labels)
                 totals += torch.stack([loss * len(labels), correct, totals.new_tensor(len(labels))])
                 if not bool(torch.isfinite(totals[0])):
                     raise UserError(
@@ -200,8 +200,8 @@ class Trainer:
             seconds=time.perf_counter() - started,
         )
 
-    def _input(self, images: Tensor, size: tuple[int, int] | None = None) -> Tensor:
-        batch = normalize(images, self.mean, self.std, size)
+    def _input(self, images: Tensor) -> Tensor:
+        batch = normalize(images, self.mean, self.std)
         return batch.contiguous(memory_format=torch.channels_last) if self.recipe.channels_last else batch
 
     def _step(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -45,10 +45,9 @@ class Recipe:
         mixed_precision: ``no``, ``bf16`` or ``fp16`` autocast.
         channels_last: Memory format of the network.
         image_size: (H, W) of the input, None for the model's own.
-        image_sizes: Smaller inputs for early epochs, as (fraction of the run, side) pairs: from that fraction on,
-            training images are resized to side x side. Validation always sees full images.
         padding: Pixels of padding for the random crop.
         flip: Mirror half of the images.
+        random_erasing: Probability that a rectangle of an image becomes the mean colour (Zhong et al. 2017).
         validation_fraction: Share of the training images held out to choose the best epoch.
     """
 
@@ -71,26 +70,23 @@ class Recipe:
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     channels_last: bool = False
     image_size: tuple[int, int] | None = None
-    image_sizes: tuple[tuple[float, int], ...] = ()
     padding: int = 4
     flip: bool = True
+    random_erasing: float = 0.0
     validation_fraction: float = 0.1
 
     def __post_init__(self) -> None:
         """Refuse values that no run can have."""
         positive = ("epochs", "batch_size", "lr")
-        fractions = ("warmup", "label_smoothing", "ema_decay", "momentum", "validation_fraction")
+        fractions = ("warmup", "label_smoothing", "ema_decay", "momentum", "random_erasing", "validation_fraction")
         for name in positive:
             if not getattr(self, name) > 0:
                 raise UserError(f"Recipe {self.name}: {name} must be positive, got {getattr(self, name)}.")
         for name in fractions:
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"Recipe {self.name}: {name} must lie in [0, 1), got {getattr(self, name)}.")
-        starts = [start for start, _ in self.image_sizes]
-        if starts != sorted(starts) or any(not 0 <= start < 1 for start in (*starts, *self.milestones)):
-            raise UserError(
-                f"Recipe {self.name}: image_sizes and milestones are rising fractions of the run in [0, 1)."
-            )
+        if any(not 0 <= milestone < 1 for milestone in self.milestones):
+            raise UserError(f"Recipe {self.name}: milestones are fractions of the run in [0, 1).")
 
     def replace(self, **changes: Any) -> "Recipe":
         """A copy with some values changed, checked like a file's."""
@@ -99,11 +95,6 @@ class Recipe:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as JSON holds them in results; `recipe_from_dict` reads them back."""
         return json.loads(json.dumps(dataclasses.asdict(self)))
-
-    def side_at(self, fraction: float) -> int | None:
-        """Side of training images at a fraction of the run, None for full size."""
-        sides = [side for start, side in self.image_sizes if start <= fraction]
-        return sides[-1] if sides else None
 
 
 def list_recipes() -> list[str]:
