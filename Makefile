@@ -10,7 +10,7 @@ READY := $(VENV)/.installed
 help:  ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 8
 
-$(READY): pyproject.toml
+$(READY): pyproject.toml setup.py $(wildcard timm_layeract/kernels/cpu/*.[ch])
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,eval]'
 	touch $@

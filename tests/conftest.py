@@ -1,10 +1,12 @@
-"""What every test shares: one thread a process, no network, and small real images."""
+"""What every test shares: one thread a process, no network, Triton interpreted, and small real images."""
 
 import os
 
 # before anything imports huggingface_hub or datasets
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
+# before triton is imported: its kernels then run on CPU tensors
+os.environ["TRITON_INTERPRET"] = "1"
 
 from pathlib import Path
 

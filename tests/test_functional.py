@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 import timm_layeract.functional as LF
+from timm_layeract import composite
 
 from .oracle import Reference, layer_act_reference
 
@@ -222,9 +223,11 @@ def test_layout_in_is_layout_out(name: str, layout: str, dtype: torch.dtype) -> 
 def test_channels_last_reads_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     layer_norm = torch.nn.functional.layer_norm
-    monkeypatch.setattr(LF.F, "layer_norm", lambda x, *args, **kwargs: seen.append(x) or layer_norm(x, *args, **kwargs))
+    monkeypatch.setattr(
+        composite.F, "layer_norm", lambda x, *args, **kwargs: seen.append(x) or layer_norm(x, *args, **kwargs)
+    )
     x = sample(2, 3, 4, 5).to(torch.bfloat16, memory_format=torch.channels_last)
-    LF.la_silu(x)
+    composite.la_silu(x)
     assert seen[0].is_contiguous()
     assert seen[0].data_ptr() == x.data_ptr()
 

@@ -1,4 +1,4 @@
-"""The LayerAct family as modules. Imports torch and `functional` only."""
+"""The LayerAct family as modules. Imports torch, `functional`, `composite` and `scales`."""
 
 from typing import Any
 
@@ -8,7 +8,8 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parameter import UninitializedParameter
 
 from .. import functional as LF
-from ..functional import DEFAULT_ALPHA, Scale
+from ..composite import DEFAULT_ALPHA, check_input
+from ..scales import Scale, resolve_scale
 
 __all__ = ["LAHardSiLU", "LASiLU", "LayerAct", "LazyLayerAct"]
 
@@ -41,7 +42,7 @@ class LayerAct(nn.Module):
         super().__init__()
         if isinstance(alpha, bool) or not alpha > 0:  # a bool is `inplace` by position, as in nn.ReLU(True)
             raise ValueError(f"alpha is added to the variance and must be a positive number, got {alpha}.")
-        LF.resolve_scale(scale)  # an unknown name fails here, not in the first forward
+        resolve_scale(scale)  # an unknown name fails here, not in the first forward
         self.scale = scale
         self.alpha = alpha
         if num_channels is None:
@@ -85,7 +86,7 @@ class LazyLayerAct(LazyModuleMixin, LayerAct):
 
     def initialize_parameters(self, x: Tensor) -> None:
         if self.has_uninitialized_params():
-            LF.check_input(x)  # before a shape without channels is fixed for good
+            check_input(x)  # before a shape without channels is fixed for good
             with torch.no_grad():
                 for parameter, value in ((self.weight, 1.0), (self.bias, 0.0)):
                     parameter.materialize(x.shape[1:2])

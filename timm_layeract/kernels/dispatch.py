@@ -1,0 +1,107 @@
+"""Which implementation computes a tensor's LayerAct: the plain torch composite, or fused kernels.
+
+Imports torch and the kernels. The composite is the definition, and runs wherever a kernel can't: other dtypes and
+layouts, and every transformation of the program that has to see differentiable torch operations.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from ..errors import UserError, did_you_mean
+from . import cpu, triton
+
+__all__ = ["VARIABLE", "Backend", "backend_for", "kernels_for", "lie_as", "memory_format", "use_backend"]
+
+Backend = Literal["composite", "cpu", "triton"]
+VARIABLE = "LAYERACT_BACKEND"
+_KERNELS: dict[str, ModuleType] = {"cpu": cpu, "triton": triton}
+_DTYPES = (torch.float32, torch.bfloat16)
+
+
+def _check_backend(name: str, source: str) -> str:
+    known = ["composite", *_KERNELS]
+    if name not in known:
+        raise UserError(f"{source} is {name!r}; {did_you_mean(name, known)}")
+    if name in _KERNELS and not _KERNELS[name].available():
+        fix = {
+            "cpu": "reinstall the package where a C compiler (gcc or clang) is found",
+            "triton": "install triton, and use a GPU or set TRITON_INTERPRET=1",
+        }[name]
+        raise UserError(f"{source} is {name!r}, whose kernels are not available: {fix}, or leave it unset.")
+    return name
+
+
+# Read once: asking the environment takes longer than a small tensor's kernel.
+_forced: str | None = _check_backend(os.environ[VARIABLE], VARIABLE) if os.environ.get(VARIABLE) else None
+
+
+@contextmanager
+def use_backend(name: Backend) -> Iterator[None]:
+    """Within the block, compute with this backend wherever it can, and with the composite elsewhere.
+
+    Raises:
+        UserError: No such backend, or its kernels are not available on this machine.
+    """
+    global _forced
+    before, _forced = _forced, _check_backend(name, "backend")
+    try:
+        yield
+    finally:
+        _forced = before
+
+
+def backend_for(x: Tensor) -> Backend:
+    """Name the backend that computes LayerAct of `x` here and now: ``"composite"``, ``"cpu"`` or ``"triton"``.
+
+    Set the environment variable LAYERACT_BACKEND before importing the package to allow one only, or see `use_backend`.
+    A custom scale, and a gradient that is itself differentiated, run through the composite whatever this says.
+    """
+    if torch.compiler.is_compiling() or type(x) not in (Tensor, torch.nn.Parameter) or x.dtype not in _DTYPES:
+        return "composite"
+    if _transformed() or memory_format(x) is None or x.numel() == 0:
+        return "composite"
+    name: Backend = "cpu" if x.device.type == "cpu" and _forced != "triton" else "triton"
+    if _forced not in (None, name) or not _KERNELS[name].available(x):
+        return "composite"
+    return name
+
+
+def kernels_for(x: Tensor) -> ModuleType | None:
+    """The module of fused kernels for `x`, None for the composite."""
+    return _KERNELS.get(backend_for(x))
+
+
+def memory_format(x: Tensor) -> torch.memory_format | None:
+    """The order in which `x` lies in memory without gaps: contiguous, channels-last, or None for any other."""
+    if x.dim() < 2 or x.layout != torch.strided:
+        return None
+    if x.is_contiguous():
+        return torch.contiguous_format
+    if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last):
+        return torch.channels_last
+    if x.dim() == 5 and x.is_contiguous(memory_format=torch.channels_last_3d):
+        return torch.channels_last_3d
+    return None
+
+
+def lie_as(x: Tensor, g: Tensor) -> Tensor:
+    """`g` in the memory order of `x`, copied where it lies otherwise."""
+    order = memory_format(x)
+    assert order is not None, "kernels take dense tensors only"
+    return g.contiguous(memory_format=order)
+
+
+def _transformed() -> bool:
+    """Whether vmap, jvp and the like, forward-mode derivatives or a tracer look at the operations."""
+    return (
+        torch._C._functorch.peek_interpreter_stack() is not None
+        or forward_ad._current_level >= 0
+        or torch.jit.is_tracing()
+    )

@@ -1,0 +1,76 @@
+"""LayerAct through a fused kernel, for autograd. Imports torch, `composite` and `dispatch`.
+
+Forward keeps the input and two numbers a sample; backward recomputes the rest (paper v3, section 3.1): with the scale
+s, its slope s' and h = g y s'(t) w, where t = w n + b, the gradient of the input is
+
+    g s + (h - mean(h) - n mean(h n)) / sqrt(var + alpha)
+"""
+
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import composite
+from .dispatch import lie_as
+
+__all__ = ["fused_layer_act"]
+
+
+def fused_layer_act(
+    kernels: ModuleType,
+    x: Tensor,
+    scale: str,
+    alpha: float,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    inplace: bool = False,
+) -> Tensor:
+    """`composite.layer_act` by the kernels that `dispatch.kernels_for` found; in place where no gradient is kept."""
+    needs_grad = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias))
+    if needs_grad:
+        return _FusedLayerAct.apply(kernels, x, scale, alpha, weight, bias)
+    y, _ = kernels.layer_act_forward(
+        x, scale == "hardsigmoid", alpha, _float(weight), _float(bias), x if inplace else None
+    )
+    return y
+
+
+def _float(parameter: Tensor | None) -> Tensor | None:
+    return None if parameter is None else parameter.detach().float().contiguous()
+
+
+class _FusedLayerAct(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, kernels: ModuleType, x: Tensor, scale: str, alpha: float, weight: Tensor | None, bias: Tensor | None
+    ) -> Tensor:
+        y, stats = kernels.layer_act_forward(x, scale == "hardsigmoid", alpha, _float(weight), _float(bias))
+        ctx.save_for_backward(x, weight, bias, stats)
+        ctx.kernels, ctx.scale, ctx.alpha = kernels, scale, alpha
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, bias, stats = ctx.saved_tensors
+        if torch.is_grad_enabled():  # the gradient is to be differentiated again
+            return None, *_composite_gradient(x, weight, bias, g, ctx.scale, ctx.alpha)
+        g = lie_as(x, g)
+        dx, dw, db = ctx.kernels.layer_act_backward(
+            x, g, stats, ctx.scale == "hardsigmoid", _float(weight), _float(bias)
+        )
+        dweight = None if weight is None else dw.sum(0).to(weight.dtype)
+        dbias = None if bias is None else db.sum(0).to(bias.dtype)
+        return None, dx, None, None, dweight, dbias
+
+
+def _composite_gradient(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, g: Tensor, scale: str, alpha: float
+) -> tuple[Tensor | None, ...]:
+    """The same gradient by differentiable operations: of x, scale, alpha, weight and bias."""
+    inputs = [t for t in (x, weight, bias) if t is not None and t.requires_grad]
+    y = composite.layer_act(x, scale, alpha, weight, bias)
+    found = iter(torch.autograd.grad(y, inputs, g, create_graph=True))
+    dx, dweight, dbias = (next(found) if t is not None and t.requires_grad else None for t in (x, weight, bias))
+    return dx, None, None, dweight, dbias
