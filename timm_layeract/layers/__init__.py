@@ -1,5 +1,6 @@
-"""Layers: nn.Modules, each a thin skin over `timm_layeract.functional`."""
+"""Layers: nn.Modules, each a thin skin over `timm_layeract.functional` and `timm_layeract.kernels`."""
 
+from .batch_norm_act import BatchNormLayerAct2d
 from .layer_act import LAHardSiLU, LASiLU, LayerAct, LazyLayerAct
 
-__all__ = ["LAHardSiLU", "LASiLU", "LayerAct", "LazyLayerAct"]
+__all__ = ["BatchNormLayerAct2d", "LAHardSiLU", "LASiLU", "LayerAct", "LazyLayerAct"]
