@@ -1,6 +1,6 @@
 """What every architecture of ours shares: the builder behind the entrypoints, and the record of activations.
 
-Imports timm, `fingerprint` and `checkpoints`.
+Imports timm, `fingerprint`, `checkpoints` and `fuse`.
 """
 
 import sys
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..checkpoints import embedded_cfgs, read_manifest, stored_fingerprint
 from ..fingerprint import activation_fingerprint, check_fingerprint
+from ..fuse import fuse
 
 __all__ = ["RecordsActivations", "register_variants"]
 
@@ -33,7 +34,8 @@ class RecordsActivations:
 
     @_model_args.setter
     def _model_args(self, args: dict[str, Any]) -> None:
-        self._recorded_args = {key: value for key, value in args.items() if key != "activations"}
+        # `fused` is how to run the model, not what it is.
+        self._recorded_args = {key: value for key, value in args.items() if key not in ("activations", "fused")}
 
     def get_intermediate_layers(self, x: Tensor, n: int | list[int] = 1, **kwargs: Any) -> tuple[Tensor, ...]:
         """The last `n` feature maps of `x`, or those of the indices `n`; `forward_intermediates` without the output."""
@@ -45,6 +47,7 @@ def build(
     variant: str,
     pretrained: bool = False,
     activations: Mapping[str, str] | None = None,
+    fused: bool = True,
     **kwargs: Any,
 ) -> nn.Module:
     """timm's `build_model_with_cfg`, refusing weights that were saved with other activations.
@@ -54,6 +57,7 @@ def build(
         variant: Architecture name.
         pretrained: Load the weights that the config names.
         activations: Fingerprint from a saved config.json, handed over by timm.
+        fused: Run BatchNorm and LayerAct in one pass, see `fuse`.
         **kwargs: Everything timm takes: ``num_classes``, ``in_chans``, ``features_only``, ``act_layer``, ...
     """
 
@@ -65,7 +69,8 @@ def build(
             check_fingerprint(expected, model, str(source))
         return state_dict
 
-    return build_model_with_cfg(model_cls, variant, pretrained, pretrained_filter_fn=check, **kwargs)
+    model = build_model_with_cfg(model_cls, variant, pretrained, pretrained_filter_fn=check, **kwargs)
+    return fuse(model) if fused else model
 
 
 def register_variants(

@@ -2,7 +2,7 @@
 
 The networks of the LayerAct papers' CIFAR experiments (v3, tables 1-2), as first-class timm models. One architecture
 per depth and activation: `resnet20` runs ReLU, `resnet20_lasilu` LA-SiLU, and so on.
-Imports timm, `registry` names and `models._builder`.
+Imports timm, `fuse`, `layers`, `registry` names and `models._builder`.
 """
 
 from collections.abc import Callable
@@ -15,6 +15,8 @@ from timm.models import checkpoint_seq
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
+from ..fuse import Fused, fuses
+from ..layers.batch_norm_act import norm_act
 from ._builder import RecordsActivations, register_variants
 
 __all__ = ["ResNetCifar"]
@@ -47,16 +49,32 @@ class CifarBlock(nn.Module):
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
         self.act2 = act_layer(inplace=True).to(**dd)
 
-    def forward(self, x: Tensor) -> Tensor:
-        shortcut = x
+    def shortcut(self, x: Tensor) -> Tensor:
+        """The block's input, in the shape of its output."""
         if self.stride > 1:
-            shortcut = shortcut[:, :, :: self.stride, :: self.stride]
+            x = x[:, :, :: self.stride, :: self.stride]
         if self.new_channels > 0:
             before = self.new_channels // 2
-            shortcut = F.pad(shortcut, [0, 0, 0, 0, before, self.new_channels - before])
+            x = F.pad(x, [0, 0, 0, 0, before, self.new_channels - before])
+        return x
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = self.shortcut(x)
         x = self.act1(self.bn1(self.conv1(x)))
         x = self.drop_path(self.bn2(self.conv2(x)))
         return self.act2(x + shortcut)
+
+
+@fuses(CifarBlock)
+class FusedCifarBlock(Fused, CifarBlock):
+    """`CifarBlock` with BatchNorm, shortcut and activation in one pass."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = self.shortcut(x)
+        x = self.conv2(norm_act(self.conv1(x), self.bn1, self.act1))
+        if isinstance(self.drop_path, nn.Identity):
+            return norm_act(x, self.bn2, self.act2, shortcut)
+        return self.act2(self.drop_path(self.bn2(x)) + shortcut)
 
 
 class ResNetCifar(RecordsActivations, nn.Module):
@@ -207,7 +225,7 @@ class ResNetCifar(RecordsActivations, nn.Module):
         if output_fmt != "NCHW":
             raise ValueError(f"output_fmt must be 'NCHW', got {output_fmt!r}.")
         take, last = feature_take_indices(len(self.feature_info), indices)
-        x = self.act1(self.bn1(self.conv1(x)))
+        x = self.stem(x)
         intermediates = [x] if 0 in take else []
         stages = [self.layer1, self.layer2, self.layer3]
         for index, stage in enumerate(stages[:last] if stop_early else stages, start=1):
@@ -230,9 +248,13 @@ class ResNetCifar(RecordsActivations, nn.Module):
             self.reset_classifier(0, "")
         return take
 
+    def stem(self, x: Tensor) -> Tensor:
+        """The first convolution and its activation, ``(N, 16, H, W)``."""
+        return self.act1(self.bn1(self.conv1(x)))
+
     def forward_features(self, x: Tensor) -> Tensor:
         """``(N, in_chans, H, W)`` to the last feature map, ``(N, 64, H/4, W/4)``."""
-        x = self.act1(self.bn1(self.conv1(x)))
+        x = self.stem(x)
         if self.grad_checkpointing and not torch.jit.is_scripting():
             return checkpoint_seq([self.layer1, self.layer2, self.layer3], x, flatten=True)
         return self.layer3(self.layer2(self.layer1(x)))
@@ -246,6 +268,14 @@ class ResNetCifar(RecordsActivations, nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.forward_head(self.forward_features(x))
+
+
+@fuses(ResNetCifar)
+class FusedResNetCifar(Fused, ResNetCifar):
+    """`ResNetCifar` with a fused stem."""
+
+    def stem(self, x: Tensor) -> Tensor:
+        return norm_act(self.conv1(x), self.bn1, self.act1)
 
 
 DEPTHS = (20, 32, 44, 56, 110)

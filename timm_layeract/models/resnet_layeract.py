@@ -2,7 +2,8 @@
 
 Every plain and -d ResNet of timm from 18 to 152 layers, two ResNeXts, two wide ResNets and SE-ResNet-50, each with
 LA-SiLU (`_lasilu`) and LA-HardSiLU (`_lahardsilu`). They keep timm's parameter names and shapes, so weights of the
-stock model fit. Imports timm, `registry` names and `models._builder`.
+stock model fit. Imports timm, `fuse`, `registry` names and
+`models._builder`.
 """
 
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 
+from ..fuse import FusedStem, fuses
 from ._builder import RecordsActivations, register_variants
 
 __all__ = ["ResNetLayerAct"]
@@ -17,6 +19,13 @@ __all__ = ["ResNetLayerAct"]
 
 class ResNetLayerAct(RecordsActivations, ResNet):
     """timm's `ResNet` whose saved config records its activations; arguments, shapes and methods are timm's."""
+
+
+@fuses(ResNetLayerAct)
+class FusedResNetLayerAct(ResNetLayerAct, FusedStem):
+    """`ResNetLayerAct`, fused."""
+
+    forward_features = FusedStem.forward_features
 
 
 # Suffix of the architecture name -> activation name.
