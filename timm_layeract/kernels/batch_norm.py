@@ -64,13 +64,13 @@ class BatchNorm:
 
 @dataclass
 class _Normalization:
-    """A BatchNorm's coefficients in float64: ``gain (x - centre)`` is its output without beta."""
+    """A BatchNorm's coefficients ``(C,)`` in float64: ``gain (x - centre - remainder)`` is its output without beta."""
 
-    centre: Tensor  # (C,), a float32 number: the kernels subtract it
+    centre: Tensor  # a float32 number, which the kernels subtract exactly
     remainder: Tensor  # the mean less `centre`
     gain: Tensor
     inverse: Tensor  # 1 / deviation
-    count: Tensor | int  # positions of the batch, in all processes; 0 where running statistics are used
+    count: float  # positions in the batch, in all processes
 
 
 def fused_batch_norm_layer_act(
@@ -104,38 +104,43 @@ def fused_batch_norm_layer_act(
     )
 
 
-def _normalization(norm: BatchNorm, mean: Tensor, squares: Tensor, positions: int) -> _Normalization:
-    """Coefficients from the statistics of each (sample, channel); updates the running ones."""
-    count: Tensor | int = 0
+def _normalization(norm: BatchNorm, mean: Tensor, squares: Tensor, count: float) -> _Normalization:
+    """Coefficients from mean and centred squares of the batch, for each channel; updates the running statistics."""
     if norm.training:
-        count = len(mean) * positions
-        centre = mean.mean(0)
-        spread = squares.sum(0) + positions * (mean - centre).square().sum(0)
         if norm.group is not None:
-            count, centre, spread = _gather(norm.group, count, centre, spread)
-        variance = spread / count
+            count, mean, squares = _gather(norm.group, count, mean, squares)
+        variance = squares / count
         if norm.mean is not None and norm.var is not None:
-            norm.mean.lerp_(centre.to(norm.mean.dtype), norm.momentum)
-            norm.var.lerp_((spread / (count - 1)).to(norm.var.dtype), norm.momentum)
+            norm.mean.lerp_(mean.to(norm.mean.dtype), norm.momentum)
+            norm.var.lerp_((squares / (count - 1)).to(norm.var.dtype), norm.momentum)
     else:
         assert norm.mean is not None, "running statistics are used, so there are some"
         assert norm.var is not None
-        centre, variance = norm.mean.double(), norm.var.double()
-    inverse = (variance + norm.eps).rsqrt()
-    rounded = centre.float().double()
+        mean, variance = norm.mean.double(), norm.var.double()
+    inverse = (variance + norm.eps).rsqrt_()
+    centre = mean.float().double()
     gain = inverse if norm.weight is None else inverse * norm.weight.detach()
-    return _Normalization(rounded, centre - rounded, gain, inverse, count)
+    return _Normalization(centre, mean - centre, gain, inverse, count)
 
 
-def _gather(group: Any, count: int, centre: Tensor, spread: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _gather(group: Any, count: float, mean: Tensor, squares: Tensor) -> tuple[float, Tensor, Tensor]:
     """Count, mean and centred squares of the batches of all processes."""
-    own = torch.cat([centre.new_tensor([count]), centre, spread])
+    own = torch.cat([mean.new_tensor([count]), mean, squares])
     each = [torch.empty_like(own) for _ in range(dist.get_world_size(group))]
     dist.all_gather(each, own, group=group)
-    counts, centres, spreads = torch.stack(each).split([1, len(centre), len(centre)], dim=1)
+    counts, means, parts = torch.stack(each).split([1, len(mean), len(mean)], dim=1)
     total = counts.sum()
-    mean = (counts * centres).sum(0) / total
-    return total, mean, (spreads + counts * (centres - mean).square()).sum(0)
+    mean = (counts * means).sum(0) / total
+    return float(total), mean, (parts + counts * (means - mean).square()).sum(0)
+
+
+def _is_plain(norm: BatchNorm, residual_norm: BatchNorm | None, parameters: tuple[Tensor | None, ...]) -> bool:
+    """Whether one process does it all, and in float32 where it remembers."""
+    tensors, group = [*parameters, norm.mean, norm.var], norm.group
+    if residual_norm is not None:
+        tensors += [residual_norm.mean, residual_norm.var]
+        group = group or residual_norm.group
+    return group is None and all(t is None or (t.dtype == torch.float32 and t.is_contiguous()) for t in tensors)
 
 
 class _FusedBatchNormLayerAct(torch.autograd.Function):
@@ -145,105 +150,82 @@ class _FusedBatchNormLayerAct(torch.autograd.Function):
         x: Tensor, r: Tensor | None, *parameters: Tensor | None,
     ) -> Tensor:  # fmt: skip
         _, bias, act_weight, act_bias, _, r_bias = parameters
+        ctx.kernels, ctx.norms, ctx.hard, ctx.alpha = kernels, (norm, residual_norm), hard, alpha
+        ctx.whole = hasattr(kernels, "norm_act_forward") and _is_plain(norm, residual_norm, parameters)
+        if ctx.whole:
+            y, saved = kernels.norm_act_forward(x, r, norm, residual_norm, hard, alpha, act_weight, act_bias)
+            ctx.save_for_backward(x, r, *saved, *parameters)
+            return y
         positions = x[0, 0].numel()
-        m, q, k, q_r, q_xr = kernels.norm_act_stats(x, r)
-        own = _normalization(norm, m, q, positions)
-        offset, shift = m - own.centre, -own.gain * own.remainder
-        z_mean, z_squares = own.gain * offset, own.gain.square() * q
-        # The coefficients that the kernels take for each channel; the last four are backward's.
-        channels = torch.zeros(11, x.shape[1], dtype=torch.float64, device=x.device)
-        channels[0], channels[1], channels[4], channels[5] = own.centre, own.gain, 1.0, 1.0
-        kept = [offset, q]
-        other = None
-        if r is not None:
-            if residual_norm is not None:
-                other = _normalization(residual_norm, k, q_r, positions)
-                channels[3], channels[4] = other.centre, other.gain
-                shift = shift - other.gain * other.remainder
-            r_offset, r_gain = k - channels[3], channels[4]
-            z_mean = z_mean + r_gain * r_offset
-            z_squares = z_squares + 2 * own.gain * r_gain * q_xr + r_gain.square() * q_r
-            kept += [r_offset, q_r, q_xr]
+        count = float(len(x) * positions)
+        stats = kernels.norm_act_stats(x, r)
+        mean, squares, r_mean, r_squares = kernels.norm_act_batch(stats, positions)
+        own, other = _normalization(norm, mean, squares, count), None
+        shift = -own.gain * own.remainder
+        zero, one = torch.zeros_like(shift), torch.ones_like(shift)
+        r_centre, r_gain = zero, one
+        if residual_norm is not None:
+            other = _normalization(residual_norm, r_mean, r_squares, count)
+            r_centre, r_gain = other.centre, other.gain
+            shift -= other.gain * other.remainder
         for beta in (bias, r_bias):
-            shift = shift if beta is None else shift + beta
-        channels[2] = shift
-        for row, parameter in ((5, act_weight), (6, act_bias)):
-            if parameter is not None:
-                channels[row] = parameter
-        z_mean = z_mean + shift
-        mu = z_mean.mean(1)
-        spread = z_squares.sum(1) + positions * (z_mean - mu[:, None]).square().sum(1)
-        samples = torch.zeros(4, len(x), dtype=torch.float64, device=x.device)
-        samples[0], samples[1] = mu, (spread / (x.shape[1] * positions) + alpha).rsqrt()
-        channels, samples = channels.float(), samples.float()
-        # float32 suffices for what is kept, as it is centred.
-        ctx.save_for_backward(x, r, channels, samples, torch.stack(kept).float(), *parameters)
-        ctx.kernels, ctx.norms, ctx.normalizations = kernels, (norm, residual_norm), (own, other)
-        ctx.hard, ctx.alpha = hard, alpha
+            if beta is not None:
+                shift += beta
+        # As the kernels take them; the last four are backward's.
+        rows = [own.centre, own.gain, shift, r_centre, r_gain]
+        rows += [one if act_weight is None else act_weight.double(), zero if act_bias is None else act_bias.double()]
+        channels = torch.stack([*rows, zero, zero, zero, zero]).float()
+        samples, kept = kernels.norm_act_layer(stats, channels, r is not None, positions, alpha)
+        ctx.save_for_backward(x, r, channels, samples, kept, None, *parameters)
+        ctx.normalizations = own, other
         return kernels.norm_act_value(x, r, hard, channels, samples)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        x, r, channels, samples, kept, *parameters = ctx.saved_tensors
+        x, r, channels, samples, kept, norms, *parameters = ctx.saved_tensors
         if torch.is_grad_enabled():  # the gradient is to be differentiated again
             return None, None, None, None, None, *_composite_gradient(ctx, x, r, parameters, g)
         g = lie_as(x, g)
-        h, hz, u, ux, ur = ctx.kernels.norm_act_sums(x, r, g, ctx.hard, channels, samples)
-        positions, size = x[0, 0].numel(), x[0].numel()
-        gain, r_gain, w = channels[1], channels[4], channels[5]
-        mu, rho = samples[0, :, None].double(), samples[1, :, None].double()
-        offset, q, *of_residual = kept.double()
-        z_offset = gain * offset + channels[2] - mu
-        if of_residual:
-            r_offset, q_r, q_xr = of_residual
-            z_offset = z_offset + r_gain * r_offset
-        layer_shift = (h @ w.double())[:, None] / size
-        layer_slope = rho.square() * (hz @ w.double())[:, None] / size
-
-        def sums_of_dz(sum_u: Tensor, of_factor: Tensor | int, products: Tensor | int) -> Tensor:
-            """Sum of dz times a factor, over samples, from that of u, of the factor, and of (z - mu) times it."""
-            return (sum_u - rho * (layer_shift * of_factor + layer_slope * products)).sum(0)
-
-        own, other = ctx.normalizations
-        norm, residual_norm = ctx.norms
-        channels, samples = channels.clone(), samples.clone()
-        samples[2], samples[3] = layer_shift[:, 0], layer_slope[:, 0]
-        dz = sums_of_dz(u, positions, positions * z_offset)
-        products = gain * q + positions * z_offset * offset + (r_gain * q_xr if of_residual else 0)
-        dz_x = sums_of_dz(ux, positions * offset, products) - own.remainder * dz
-        channels[7], channels[8] = _through_batch(norm, own, dz, dz_x)
-        dweight, dr_weight = own.inverse * dz_x, None
+        if ctx.whole:
+            saved = (channels, samples, kept, norms)
+            found = ctx.kernels.norm_act_backward(x, r, g, *ctx.norms, ctx.hard, saved, parameters)
+            return None, None, None, None, None, *found
+        sums = ctx.kernels.norm_act_sums(x, r, g, ctx.hard, channels, samples)
+        samples, totals = ctx.kernels.norm_act_totals(sums, kept, channels, samples, x[0, 0].numel())
+        dz, dz_x, dz_r, dact_weight, dact_bias = totals
+        dweight, dr_weight = None, None
+        (norm, residual_norm), (own, other) = ctx.norms, ctx.normalizations
+        through, of_residual = _through_batch(norm, own, dz, dz_x), None
+        dweight = own.inverse * (dz_x - own.remainder * dz)
         if other is not None:
-            products = gain * q_xr + r_gain * q_r + positions * z_offset * r_offset
-            dz_r = sums_of_dz(ur, positions * r_offset, products) - other.remainder * dz
-            channels[9], channels[10] = _through_batch(residual_norm, other, dz, dz_r)
-            dr_weight = other.inverse * dz_r
+            of_residual = _through_batch(residual_norm, other, dz, dz_r)
+            dr_weight = other.inverse * (dz_r - other.remainder * dz)
+        if through or of_residual:
+            zero = torch.zeros_like(dz)
+            rows = [*(through or (zero, zero)), *(of_residual or (zero, zero))]
+            channels = torch.cat([channels[:7], torch.stack(rows).float()])
         dx, dr = ctx.kernels.norm_act_gradient(x, r, g, ctx.hard, channels, samples)
-        gradients = [dweight, dz, (rho * hz).sum(0), h.sum(0), dr_weight, dz]
-        return (
-            None,
-            None,
-            None,
-            None,
-            None,
-            dx,
-            dr,
-            *(
-                None if parameter is None else gradient.to(parameter.dtype)
-                for parameter, gradient in zip(parameters, gradients, strict=True)
-            ),
+        gradients = [dweight, dz, dact_weight, dact_bias, dr_weight, dz]
+        of_parameters = (
+            gradient.to(parameter.dtype) if parameter is not None and gradient is not None else None
+            for parameter, gradient in zip(parameters, gradients, strict=True)
         )
+        return None, None, None, None, None, dx, dr, *of_parameters
 
 
-def _through_batch(norm: BatchNorm, own: _Normalization, dz: Tensor, dz_x: Tensor) -> tuple[Tensor, Tensor]:
-    """The batch statistics' share in the gradient of x, as ``shift + slope (x - centre)`` for each channel."""
+def _through_batch(norm: BatchNorm, own: _Normalization, dz: Tensor, dz_x: Tensor) -> tuple[Tensor, Tensor] | None:
+    """The batch statistics' share in the gradient of x, as ``shift + slope (x - centre)``; None without one.
+
+    `dz` is the sum of dz for each channel, `dz_x` that of dz times ``x - centre``.
+    """
     if not norm.training:
-        return torch.zeros_like(dz), torch.zeros_like(dz)
+        return None
     if norm.group is not None:
+        # a process's sum is around the same centre as any other's
         both = torch.stack([dz, dz_x])
         dist.all_reduce(both, group=norm.group)
         dz, dz_x = both
-    slope = own.inverse.square() * dz_x / own.count
+    slope = own.inverse.square() * (dz_x - own.remainder * dz) / own.count
     return dz / own.count - slope * own.remainder, slope
 
 

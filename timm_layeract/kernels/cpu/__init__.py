@@ -1,4 +1,4 @@
-"""The CPU kernels: layeract.c, built by setup.py, loaded with ctypes. Imports torch and the standard library.
+"""The CPU kernels: layeract.c, built by setup.py, loaded with ctypes. Imports torch and `reductions`.
 
 The library shares torch's OpenMP threads (it asks for the runtime by the name under which torch has loaded it), and
 takes as many as `torch.get_num_threads()`. All tensors are dense, float32 or bfloat16 alike, and lie in one memory
@@ -13,13 +13,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..reductions import norm_act_batch, norm_act_layer, norm_act_totals
+
 __all__ = [
     "available",
     "layer_act_backward",
     "layer_act_forward",
+    "norm_act_backward",
+    "norm_act_batch",
+    "norm_act_forward",
     "norm_act_gradient",
+    "norm_act_layer",
     "norm_act_stats",
     "norm_act_sums",
+    "norm_act_totals",
     "norm_act_value",
 ]
 
@@ -34,6 +41,8 @@ SIGNATURES = {
     "layer_act_forward": [INT, INT, *[POINTER] * 6, *SHAPE, DOUBLE, INT],
     "layer_act_backward": [INT, INT, *[POINTER] * 7, *SHAPE, INT],
     "norm_act_pass": [INT, INT, INT, *[POINTER] * 8, *SHAPE, INT],
+    "norm_act_forward": [INT, INT, *[POINTER] * 12, *SHAPE, DOUBLE, INT],
+    "norm_act_backward": [INT, INT, *[POINTER] * 17, *SHAPE, INT],
 }
 
 
@@ -157,6 +166,71 @@ def norm_act_gradient(
     dx, dr = torch.empty_like(x), None if r is None else torch.empty_like(r)
     _pass(GRADIENT, hard, x, r, g, dx, dr, channels, samples, None)
     return dx, dr
+
+
+class Norm(ctypes.Structure):
+    """The library's struct of that name."""
+
+    _fields_ = (
+        ("weight", POINTER), ("bias", POINTER), ("mean", POINTER), ("var", POINTER),
+        ("training", INT), ("momentum", DOUBLE), ("eps", DOUBLE),
+    )  # fmt: skip
+
+
+def _norm(norm: Any) -> Any:
+    """A `batch_norm.BatchNorm` by reference, None for None."""
+    if norm is None:
+        return None
+    pointers = (_pointer(norm.weight), _pointer(norm.bias), _pointer(norm.mean), _pointer(norm.var))
+    return ctypes.byref(Norm(*pointers, norm.training, norm.momentum, norm.eps))
+
+
+def norm_act_forward(
+    x: Tensor, r: Tensor | None, own: Any, other: Any, hard: bool, alpha: float, w: Tensor | None, b: Tensor | None
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """All of forward in one call, as Python between the passes takes as long as a pass on a small tensor.
+
+    Takes a `batch_norm.BatchNorm` for x and one or None for r, all of whose tensors are contiguous float32. Returns the
+    activation and what `norm_act_backward` needs beside its inputs.
+    """
+    samples, channels, positions, channels_last = _shape(x)
+    y = torch.empty_like(x)
+    of_channels, of_samples = torch.empty(11, channels), torch.empty(4, samples)
+    kept = torch.empty(2 if r is None else 5, samples, channels)
+    norms = torch.empty(4, channels, dtype=torch.float64)
+    work = torch.empty(5 * samples + 4, channels, dtype=torch.float64)
+    saved = (of_channels, of_samples, kept, norms)
+    _check(
+        _library.norm_act_forward(
+            hard, x.dtype == torch.bfloat16, x.data_ptr(), _pointer(r), y.data_ptr(), _norm(own), _norm(other),
+            _pointer(w), _pointer(b), *[tensor.data_ptr() for tensor in saved], work.data_ptr(),
+            samples, channels, positions, channels_last, alpha, _threads(x),
+        )
+    )  # fmt: skip
+    return y, saved
+
+
+def norm_act_backward(
+    x: Tensor, r: Tensor | None, g: Tensor, own: Any, other: Any, hard: bool, saved: tuple[Tensor, ...],
+    parameters: list[Tensor | None],
+) -> list[Tensor | None]:  # fmt: skip
+    """All of backward: gradients of x, r and, of these `parameters` that are there, in the order of `batch_norm`'s."""
+    samples, channels, positions, channels_last = _shape(x)
+    dx, dr = torch.empty_like(x), None if r is None else torch.empty_like(r)
+    dweight, dbias, dw, db, dr_weight, dr_bias = (None if p is None else torch.empty_like(p) for p in parameters)
+    of_dz = dr_bias if dbias is None else dbias  # the sum of dz is the gradient of either shift
+    work = torch.empty(5 * samples + 5, channels, dtype=torch.float64)
+    _check(
+        _library.norm_act_backward(
+            hard, x.dtype == torch.bfloat16, x.data_ptr(), _pointer(r), g.data_ptr(), dx.data_ptr(), _pointer(dr),
+            _norm(own), _norm(other), *[tensor.data_ptr() for tensor in saved], work.data_ptr(), _pointer(dweight),
+            _pointer(dr_weight), _pointer(of_dz), _pointer(dw), _pointer(db),
+            samples, channels, positions, channels_last, _threads(x),
+        )
+    )  # fmt: skip
+    if dbias is not None and dr_bias is not None:
+        dr_bias.copy_(dbias)
+    return [dx, dr, dweight, dbias, dw, db, dr_weight, dr_bias]
 
 
 def _pass(

@@ -19,6 +19,10 @@
 
 #define BLOCK 32
 #define QUANTITIES 5
+/* Of coefficients for each channel: the members of Channels. */
+#define ROWS 11
+/* Elements of a sample of which several tensors stay in the second-level cache. */
+#define SMALL 65536
 
 typedef enum { STATS, VALUE, SUMS, GRADIENT } Pass;
 typedef enum { LAYER, NORM, NORM_ADD } Form;
@@ -164,6 +168,7 @@ INLINE void visit(Pass pass, Kind kind, const Strip *k, const Tensors *at, int64
     store(kind.bf16, at->y, i, count, kind.form == LAYER ? dz : k->A * (dz - k->x_shift - k->x_slope * p.dx_in));
 }
 
+/* At most BLOCK vectors of a strip. */
 INLINE void block(Pass pass, Kind kind, const Strip *strip, const Tensors *at, Span span, vd *totals) {
     const Strip k = *strip;
     vf sums[QUANTITIES] = {{0}};
@@ -178,42 +183,16 @@ INLINE void block(Pass pass, Kind kind, const Strip *strip, const Tensors *at, S
         for (int q = 0; q < QUANTITIES; q++) totals[q] += widen(sums[q]);
 }
 
-/* `block` compiled for every combination, so that no inner loop asks what it is doing. */
-typedef void Block(const Strip *, const Tensors *, Span, vd *);
-#define COMPILE(pass, form, hard, bf16)                                                                  \
-    static void pass##_##form##_##hard##bf16(const Strip *k, const Tensors *at, Span span, vd *totals) { \
-        block(pass, (Kind){form, hard, bf16}, k, at, span, totals);                                      \
-    }
-#define COMPILE_TYPES(pass, form) \
-    COMPILE(pass, form, 0, 0) COMPILE(pass, form, 0, 1) COMPILE(pass, form, 1, 0) COMPILE(pass, form, 1, 1)
-#define COMPILE_FORMS(pass) COMPILE_TYPES(pass, LAYER) COMPILE_TYPES(pass, NORM) COMPILE_TYPES(pass, NORM_ADD)
-COMPILE_FORMS(STATS)
-COMPILE_FORMS(VALUE)
-COMPILE_FORMS(SUMS)
-COMPILE_FORMS(GRADIENT)
-#define TYPES(pass, form) \
-    {{pass##_##form##_00, pass##_##form##_01}, {pass##_##form##_10, pass##_##form##_11}}
-#define FORMS(pass) {TYPES(pass, LAYER), TYPES(pass, NORM), TYPES(pass, NORM_ADD)}
-static Block *const BLOCKS[4][3][2][2] = {FORMS(STATS), FORMS(VALUE), FORMS(SUMS), FORMS(GRADIENT)};
-
-/* Lane-wise mean of a block of x or r, over all of its lanes unless `across` channels. */
-static vf pivot(int bf16, const void *array, Span span, int across) {
+/* A value near the mean: the mean of a block of x or r, lane by lane where lanes are channels. Where a row is not longer
+ * than a block, the mean of its first vector is near enough. */
+INLINE vf pivot(int bf16, const void *array, Span span, int across) {
     vf sum = {0};
     int64_t i = span.start;
+    if (!across && span.whole && span.whole < BLOCK) span.whole = 1, span.cut = 0;
     for (int64_t whole = 0; whole < span.whole; whole++, i += span.step) sum += load(bf16, array, i, LANES);
     for (int64_t cut = 0; cut < span.cut; cut++, i += span.step) sum += load(bf16, array, i, span.lanes);
     if (across) return sum / (float)(span.whole + span.cut);
     return splat((float)(sum_lanes(widen(sum)) / (double)(span.whole * LANES + span.cut * span.lanes)));
-}
-
-/* Turn the sums of STATS around pivots into means and centred sums of squares and products. */
-INLINE void centre(vd *totals, const Strip *k, double count) {
-    vd x = totals[0] / count, r = totals[2] / count;
-    totals[1] -= totals[0] * x;
-    totals[3] -= totals[2] * r;
-    totals[4] -= totals[0] * r;
-    totals[0] = widen(k->M) + x;
-    totals[2] = widen(k->K) + r;
 }
 
 typedef struct {
@@ -225,78 +204,115 @@ typedef struct {
     double *out; /* (QUANTITIES, samples, channels): what STATS and SUMS find */
 } Job;
 
-static void write_out(const Job *job, int64_t n, int64_t c, int q, double value) {
-    job->out[(q * job->shape.samples + n) * job->shape.channels + c] = value;
+INLINE int reduces(Pass pass) { return pass == STATS || pass == SUMS; }
+
+INLINE void set_pivots(Kind kind, const Job *job, Strip *k, Span span, int across) {
+    k->M = pivot(kind.bf16, job->at.x, span, across);
+    k->K = kind.form == NORM_ADD ? pivot(kind.bf16, job->at.r, span, across) : splat(0.0f);
+}
+
+/* Write a (sample, channel)'s sums; those of STATS, around pivots, as means and centred squares and products. */
+INLINE void write_out(Pass pass, const Job *job, int64_t n, int64_t c, double x_pivot, double r_pivot, double *sums) {
+    if (pass == STATS) {
+        const double x = sums[0] / (double)job->shape.positions, r = sums[2] / (double)job->shape.positions;
+        sums[1] -= sums[0] * x;
+        sums[3] -= sums[2] * r;
+        sums[4] -= sums[0] * r;
+        sums[0] = x_pivot + x;
+        sums[2] = r_pivot + r;
+    }
+    for (int q = 0; q < QUANTITIES; q++)
+        job->out[(q * job->shape.samples + n) * job->shape.channels + c] = sums[q];
 }
 
 /* Contiguous memory: channels [from, to) of sample n. */
-static void rows(const Job *job, const Sample *sample, int64_t n, int64_t from, int64_t to) {
+INLINE void rows(Pass pass, Kind kind, const Job *job, const Sample *sample, int64_t n, int64_t from, int64_t to) {
     const Shape *shape = &job->shape;
-    Block *run = BLOCKS[job->pass][job->kind.form][job->kind.hard][job->kind.bf16];
     const int64_t positions = shape->positions, longest = BLOCK * LANES;
     for (int64_t c = from; c < to; c++) {
-        Strip k;
+        Strip k = {0};
         vd totals[QUANTITIES] = {{0}};
-        make_strip(&k, job->kind, &job->channels, sample, c, LANES, 0);
+        if (pass != STATS) make_strip(&k, kind, &job->channels, sample, c, LANES, 0);
         for (int64_t p = 0; p < positions; p += longest) {
             int64_t left = positions - p < longest ? positions - p : longest;
             Span span = {(n * shape->channels + c) * positions + p, LANES, left / LANES, left % LANES != 0,
                          (int)(left % LANES)};
-            if (job->pass == STATS && p == 0) {
-                k.M = pivot(job->kind.bf16, job->at.x, span, 0);
-                k.K = job->kind.form == NORM_ADD ? pivot(job->kind.bf16, job->at.r, span, 0) : splat(0.0f);
-            }
-            run(&k, &job->at, span, totals);
+            if (pass == STATS && p == 0) set_pivots(kind, job, &k, span, 0);
+            block(pass, kind, &k, &job->at, span, totals);
         }
-        if (job->pass != STATS && job->pass != SUMS) continue;
+        if (!reduces(pass)) continue;
         double sums[QUANTITIES];
         for (int q = 0; q < QUANTITIES; q++) sums[q] = sum_lanes(totals[q]);
-        if (job->pass == STATS) {
-            vd across[QUANTITIES];
-            for (int q = 0; q < QUANTITIES; q++) across[q] = sums[q] - (vd){0};
-            centre(across, &k, (double)positions);
-            for (int q = 0; q < QUANTITIES; q++) sums[q] = across[q][0];
-        }
-        for (int q = 0; q < QUANTITIES; q++) write_out(job, n, c, q, sums[q]);
+        write_out(pass, job, n, c, k.M[0], k.K[0], sums);
     }
 }
 
-/* Channels-last memory: channels [from, to) of sample n, BLOCK positions of all of them at a time. */
-static int columns(const Job *job, const Sample *sample, int64_t n, int64_t from, int64_t to) {
-    const Shape *shape = &job->shape;
-    Block *run = BLOCKS[job->pass][job->kind.form][job->kind.hard][job->kind.bf16];
-    const int64_t channels = shape->channels, strips = (to - from + LANES - 1) / LANES;
-    const size_t bytes = (size_t)strips * (sizeof(Strip) + QUANTITIES * sizeof(vd));
-    Strip *k = aligned_alloc(sizeof(vd), (bytes + sizeof(vd) - 1) / sizeof(vd) * sizeof(vd));
-    if (!k) return 1;
-    vd *totals = (vd *)(void *)k; /* first, as they need the stricter alignment */
-    k = (Strip *)(void *)(totals + strips * QUANTITIES);
-    for (int64_t i = 0; i < strips * QUANTITIES; i++) totals[i] = (vd){0};
-    for (int64_t p = 0; p < shape->positions; p += BLOCK) {
-        int64_t left = shape->positions - p < BLOCK ? shape->positions - p : BLOCK;
-        for (int64_t i = 0; i < strips; i++) {
-            int64_t c = from + i * LANES;
-            int lanes = to - c < LANES ? (int)(to - c) : LANES;
-            Span span = {(n * shape->positions + p) * channels + c, channels, lanes == LANES ? left : 0,
-                         lanes == LANES ? 0 : left, lanes};
-            if (p == 0) make_strip(&k[i], job->kind, &job->channels, sample, c, lanes, 1);
-            if (job->pass == STATS && p == 0) {
-                k[i].M = pivot(job->kind.bf16, job->at.x, span, 1);
-                k[i].K = job->kind.form == NORM_ADD ? pivot(job->kind.bf16, job->at.r, span, 1) : splat(0.0f);
-            }
-            run(&k[i], &job->at, span, totals + i * QUANTITIES);
-        }
+/* What the strip of channels c .. c + lanes - 1 has come to. */
+typedef struct {
+    vd totals[QUANTITIES];
+    Strip k;
+} Column;
+
+/* Channels-last memory: positions [first, last) of a strip. */
+INLINE void column(Pass pass, Kind kind, const Job *job, const Sample *sample, int64_t n, int64_t c, int lanes,
+                   int64_t first, int64_t last, Column *column) {
+    const int64_t channels = job->shape.channels;
+    if (first == 0) {
+        for (int q = 0; q < QUANTITIES; q++) column->totals[q] = (vd){0};
+        if (pass != STATS) make_strip(&column->k, kind, &job->channels, sample, c, lanes, 1);
     }
-    if (job->pass == STATS || job->pass == SUMS)
+    for (int64_t p = first; p < last; p += BLOCK) {
+        int64_t left = last - p < BLOCK ? last - p : BLOCK;
+        Span span = {(n * job->shape.positions + p) * channels + c, channels, lanes == LANES ? left : 0,
+                     lanes == LANES ? 0 : left, lanes};
+        if (pass == STATS && p == 0) set_pivots(kind, job, &column->k, span, 1);
+        block(pass, kind, &column->k, &job->at, span, column->totals);
+    }
+    if (last < job->shape.positions || !reduces(pass)) return;
+    for (int lane = 0; lane < lanes; lane++) {
+        double sums[QUANTITIES];
+        for (int q = 0; q < QUANTITIES; q++) sums[q] = column->totals[q][lane];
+        write_out(pass, job, n, c + lane, column->k.M[lane], column->k.K[lane], sums);
+    }
+}
+
+/* Channels-last memory: channels [from, to) of sample n. A small sample goes strip by strip. A large one goes BLOCK
+ * positions of all strips at a time, nearly as it lies in memory, and keeps all strips at hand. */
+INLINE int columns(Pass pass, Kind kind, const Job *job, const Sample *sample, int64_t n, int64_t from, int64_t to) {
+    const int64_t positions = job->shape.positions, strips = (to - from + LANES - 1) / LANES;
+    const int small = positions * job->shape.channels <= SMALL;
+    Column one, *all = small ? &one : aligned_alloc(sizeof(vd), (size_t)strips * sizeof(Column));
+    if (!all) return 1;
+    const int64_t tile = small ? positions : BLOCK;
+    for (int64_t p = 0; p < positions; p += tile)
         for (int64_t i = 0; i < strips; i++) {
-            if (job->pass == STATS) centre(totals + i * QUANTITIES, &k[i], (double)shape->positions);
-            for (int64_t c = from + i * LANES; c < to && c < from + (i + 1) * LANES; c++)
-                for (int q = 0; q < QUANTITIES; q++)
-                    write_out(job, n, c, q, totals[i * QUANTITIES + q][(c - from) % LANES]);
+            const int64_t c = from + i * LANES, last = positions - p < tile ? positions : p + tile;
+            const int lanes = to - c < LANES ? (int)(to - c) : LANES;
+            column(pass, kind, job, sample, n, c, lanes, p, last, small ? all : all + i);
         }
-    free(totals);
+    if (!small) free(all);
     return 0;
 }
+
+/* Either, compiled for every combination, so that no inner loop asks what it is doing. */
+typedef int Walk(const Job *, const Sample *, int64_t, int64_t, int64_t);
+#define COMPILE(pass, form, hard, bf16)                                                                            \
+    static int pass##_##form##_##hard##bf16(const Job *job, const Sample *s, int64_t n, int64_t from, int64_t to) { \
+        const Kind kind = {form, hard, bf16};                                                                      \
+        if (job->shape.channels_last) return columns(pass, kind, job, s, n, from, to);                             \
+        rows(pass, kind, job, s, n, from, to);                                                                     \
+        return 0;                                                                                                  \
+    }
+#define COMPILE_TYPES(pass, form) \
+    COMPILE(pass, form, 0, 0) COMPILE(pass, form, 0, 1) COMPILE(pass, form, 1, 0) COMPILE(pass, form, 1, 1)
+#define COMPILE_FORMS(pass) COMPILE_TYPES(pass, LAYER) COMPILE_TYPES(pass, NORM) COMPILE_TYPES(pass, NORM_ADD)
+COMPILE_FORMS(STATS)
+COMPILE_FORMS(VALUE)
+COMPILE_FORMS(SUMS)
+COMPILE_FORMS(GRADIENT)
+#define TYPES(pass, form) {{pass##_##form##_00, pass##_##form##_01}, {pass##_##form##_10, pass##_##form##_11}}
+#define FORMS(pass) {TYPES(pass, LAYER), TYPES(pass, NORM), TYPES(pass, NORM_ADD)}
+static Walk *const WALKS[4][3][2][2] = {FORMS(STATS), FORMS(VALUE), FORMS(SUMS), FORMS(GRADIENT)};
 
 /* One pass over sample n, its channels shared among `threads`; returns how many shares failed for want of memory. */
 static int pass_sample(const Job *job, const Sample *sample, int64_t n, int threads) {
@@ -306,10 +322,7 @@ static int pass_sample(const Job *job, const Sample *sample, int64_t n, int thre
 #pragma omp parallel for num_threads(threads) if (threads > 1) reduction(+ : failed)
     for (int64_t from = 0; from < channels; from += share) {
         int64_t to = from + share < channels ? from + share : channels;
-        if (job->shape.channels_last)
-            failed += columns(job, sample, n, from, to);
-        else
-            rows(job, sample, n, from, to);
+        failed += WALKS[job->pass][job->kind.form][job->kind.hard][job->kind.bf16](job, sample, n, from, to);
     }
     return failed;
 }
@@ -377,7 +390,7 @@ int layer_act_backward(int hard, int bf16, const void *x, const void *g, void *d
     return failed;
 }
 
-/* One pass of BatchNorm (+ residual if r) + LayerAct. channels_in: (11, channels), in the order of Channels; samples_in:
+/* One pass of BatchNorm (+ residual if r) + LayerAct. channels_in: (ROWS, channels), in the order of Channels; samples_in:
  * (4, samples), mu, rho, shift, slope. Which of the arrays a pass reads follows from its formula. */
 int norm_act_pass(int pass, int hard, int bf16, const void *x, const void *r, const void *g, void *y, void *dr,
                   const float *channels_in, const float *samples_in, double *out, int64_t samples, int64_t channels,
@@ -410,4 +423,202 @@ int norm_act_pass(int pass, int hard, int bf16, const void *x, const void *r, co
         failed += pass_sample(&job, &sample, n, within);
     }
     return failed;
+}
+
+/* The reductions between the passes, as kernels/reductions.py derives them. One number a (sample, channel) is little:
+ * they run on one thread. */
+
+/* Mean and centred squares over the batch, of x and of r: out (4, channels) from stats (5, samples, channels). */
+static void batch_statistics(const double *stats, double *out, int64_t samples, int64_t channels, int64_t positions) {
+    for (int of_r = 0; of_r < 2; of_r++, out += 2 * channels) {
+        const double *mean = stats + 2 * of_r * samples * channels, *squares = mean + samples * channels;
+        double *centre = out, *spread = out + channels;
+        for (int64_t c = 0; c < channels; c++) centre[c] = spread[c] = 0.0;
+        for (int64_t n = 0; n < samples; n++)
+            for (int64_t c = 0; c < channels; c++) centre[c] += mean[n * channels + c];
+        for (int64_t c = 0; c < channels; c++) centre[c] /= (double)samples;
+        for (int64_t n = 0; n < samples; n++)
+            for (int64_t c = 0; c < channels; c++) {
+                double from = mean[n * channels + c] - centre[c];
+                spread[c] += squares[n * channels + c] + (double)positions * from * from;
+            }
+    }
+}
+
+/* Statistics of every sample's layer, samples_out (4, samples), and what backward keeps, (2 or 5, samples, channels). */
+static void layer_statistics(const double *stats, const float *channels_in, float *samples_out, float *kept, int residual,
+                    int64_t samples, int64_t channels, int64_t positions, double alpha) {
+    const int64_t all = samples * channels;
+    const float *M = channels_in, *A = M + channels, *B = A + channels, *K = B + channels, *R = K + channels;
+    for (int64_t n = 0; n < samples; n++) {
+        double sum = 0.0, squares = 0.0, spread = 0.0;
+        for (int pass = 0; pass < 2; pass++) {
+            const double mu = sum / (double)channels;
+            double total = 0.0;
+            for (int64_t c = 0, i = n * channels; c < channels; c++, i++) {
+                const double a = A[c], b = residual ? R[c] : 0.0;
+                const double offset = stats[i] - M[c], r_offset = residual ? stats[2 * all + i] - K[c] : 0.0;
+                const double z = a * offset + b * r_offset + B[c];
+                if (pass) {
+                    spread += (z - mu) * (z - mu);
+                    continue;
+                }
+                const double q = stats[all + i], q_r = residual ? stats[3 * all + i] : 0.0,
+                             q_xr = residual ? stats[4 * all + i] : 0.0;
+                total += z;
+                squares += a * a * q + 2 * a * b * q_xr + b * b * q_r;
+                kept[i] = (float)offset;
+                kept[all + i] = (float)q;
+                if (residual) {
+                    kept[2 * all + i] = (float)r_offset;
+                    kept[3 * all + i] = (float)q_r;
+                    kept[4 * all + i] = (float)q_xr;
+                }
+            }
+            if (!pass) sum = total;
+        }
+        const double size = (double)(channels * positions);
+        samples_out[n] = (float)(sum / (double)channels);
+        samples_out[samples + n] =
+            (float)(1.0 / __builtin_sqrt((squares + (double)positions * spread) / size + alpha));
+        samples_out[2 * samples + n] = samples_out[3 * samples + n] = 0.0f;
+    }
+}
+
+/* Sums over samples: fills in shift and slope of samples_io (4, samples), and totals (5, channels). */
+static void total_sums(const double *sums, const float *kept, const float *channels_in, float *samples_io, double *totals,
+                     int residual, int64_t samples, int64_t channels, int64_t positions) {
+    const int64_t all = samples * channels;
+    const float *A = channels_in + channels, *B = A + channels, *R = B + 2 * channels, *w = R + channels;
+    const double size = (double)(channels * positions), P = (double)positions;
+    for (int64_t i = 0; i < 5 * channels; i++) totals[i] = 0.0;
+    for (int64_t n = 0; n < samples; n++) {
+        const double *h = sums + n * channels, *hz = h + all, *u = hz + all, *ux = u + all, *ur = ux + all;
+        const float *offsets = kept + n * channels;
+        const double mu = samples_io[n], rho = samples_io[samples + n];
+        double shift = 0.0, slope = 0.0;
+        for (int64_t c = 0; c < channels; c++) {
+            shift += w[c] * h[c];
+            slope += w[c] * hz[c];
+        }
+        shift /= size;
+        slope *= rho * rho / size;
+        samples_io[2 * samples + n] = (float)shift;
+        samples_io[3 * samples + n] = (float)slope;
+        for (int64_t c = 0; c < channels; c++) {
+            const double a = A[c], b = residual ? R[c] : 0.0, offset = offsets[c], q = offsets[all + c];
+            const double r_offset = residual ? offsets[2 * all + c] : 0.0, q_r = residual ? offsets[3 * all + c] : 0.0,
+                         q_xr = residual ? offsets[4 * all + c] : 0.0;
+            const double z = a * offset + b * r_offset + B[c] - mu;
+            totals[c] += u[c] - rho * P * (shift + slope * z);
+            totals[channels + c] += ux[c] - rho * (shift * P * offset + slope * (a * q + b * q_xr + P * z * offset));
+            totals[2 * channels + c] +=
+                ur[c] - rho * (shift * P * r_offset + slope * (a * q_xr + b * q_r + P * z * r_offset));
+            totals[3 * channels + c] += rho * hz[c];
+            totals[4 * channels + c] += h[c];
+        }
+    }
+}
+
+/* A BatchNorm, as kernels/batch_norm.py describes it. */
+typedef struct {
+    const float *weight, *bias;
+    float *mean, *var;
+    int training;
+    double momentum, eps;
+} Norm;
+
+/* What forward keeps of a BatchNorm for backward: 1 / deviation, and what rounding its mean to float left. */
+typedef struct {
+    double *inverse, *remainder;
+} Kept;
+
+/* Coefficients of a BatchNorm from mean and centred squares of the batch; updates its running statistics. */
+static void normalize(const Norm *norm, const double *mean, const double *squares, double count, int64_t channels,
+                      float *centre, float *gain, float *shift, Kept kept) {
+    for (int64_t c = 0; c < channels; c++) {
+        double m = mean[c], variance = squares[c] / count;
+        if (!norm->training) {
+            m = norm->mean[c];
+            variance = norm->var[c];
+        } else if (norm->mean) {
+            norm->mean[c] += (float)(norm->momentum * (m - norm->mean[c]));
+            norm->var[c] += (float)(norm->momentum * (squares[c] / (count - 1.0) - norm->var[c]));
+        }
+        const double inverse = 1.0 / __builtin_sqrt(variance + norm->eps);
+        const double a = norm->weight ? inverse * norm->weight[c] : inverse;
+        centre[c] = (float)m;
+        gain[c] = (float)a;
+        kept.inverse[c] = inverse;
+        kept.remainder[c] = m - centre[c];
+        shift[c] += (float)((norm->bias ? norm->bias[c] : 0.0) - a * kept.remainder[c]);
+    }
+}
+
+/* The batch statistics' share in the gradient of x, and the gradient of gamma. */
+static void through_batch(const Norm *norm, const double *dz, const double *dz_x, double count, int64_t channels,
+                          Kept kept, float *shift, float *slope, float *dweight) {
+    for (int64_t c = 0; c < channels; c++) {
+        const double around_mean = dz_x[c] - kept.remainder[c] * dz[c];
+        const double of_x = kept.inverse[c] * kept.inverse[c] * around_mean / count;
+        shift[c] = norm->training ? (float)(dz[c] / count - of_x * kept.remainder[c]) : 0.0f;
+        slope[c] = norm->training ? (float)of_x : 0.0f;
+        if (dweight) dweight[c] = (float)(kept.inverse[c] * around_mean);
+    }
+}
+
+/* Forward: y and, for backward, channels_out (ROWS, channels), samples_out (4, samples), kept (2 or 5, samples,
+ * channels), norms (4, channels). work: (QUANTITIES * samples + 4, channels). */
+int norm_act_forward(int hard, int bf16, const void *x, const void *r, void *y, const Norm *own, const Norm *other,
+                     const float *w, const float *b, float *channels_out, float *samples_out, float *kept,
+                     double *norms, double *work, int64_t samples, int64_t channels, int64_t positions,
+                     int channels_last, double alpha, int threads) {
+    const double count = (double)samples * (double)positions;
+    double *batch = work + QUANTITIES * samples * channels;
+    float *row[ROWS];
+    for (int i = 0; i < ROWS; i++) row[i] = channels_out + i * channels;
+    int failed = norm_act_pass(STATS, hard, bf16, x, r, 0, 0, 0, 0, 0, work, samples, channels, positions,
+                               channels_last, threads);
+    batch_statistics(work, batch, samples, channels, positions);
+    for (int64_t c = 0; c < channels; c++) {
+        row[2][c] = row[3][c] = 0.0f;
+        row[4][c] = 1.0f;
+        row[5][c] = w ? w[c] : 1.0f;
+        row[6][c] = b ? b[c] : 0.0f;
+    }
+    normalize(own, batch, batch + channels, count, channels, row[0], row[1], row[2], (Kept){norms, norms + channels});
+    if (other)
+        normalize(other, batch + 2 * channels, batch + 3 * channels, count, channels, row[3], row[4], row[2],
+                  (Kept){norms + 2 * channels, norms + 3 * channels});
+    layer_statistics(work, channels_out, samples_out, kept, r != 0, samples, channels, positions, alpha);
+    return failed + norm_act_pass(VALUE, hard, bf16, x, r, 0, y, 0, channels_out, samples_out, 0, samples, channels,
+                                  positions, channels_last, threads);
+}
+
+/* Backward: dx, dr, and the parameters' gradients where asked for: dweight, dr_weight, dbias, dw, db, each (channels) or
+ * NULL. channels_io and samples_io are forward's, whose last rows it fills in; the same again if it is run again. */
+int norm_act_backward(int hard, int bf16, const void *x, const void *r, const void *g, void *dx, void *dr,
+                      const Norm *own, const Norm *other, float *channels_io, float *samples_io, const float *kept,
+                      double *norms, double *work, float *dweight, float *dr_weight, float *dbias, float *dw,
+                      float *db, int64_t samples, int64_t channels, int64_t positions, int channels_last, int threads) {
+    const double count = (double)samples * (double)positions;
+    double *totals = work + QUANTITIES * samples * channels;
+    float *row[ROWS];
+    for (int i = 0; i < ROWS; i++) row[i] = channels_io + i * channels;
+    int failed = norm_act_pass(SUMS, hard, bf16, x, r, g, 0, 0, channels_io, samples_io, work, samples, channels,
+                               positions, channels_last, threads);
+    total_sums(work, kept, channels_io, samples_io, totals, r != 0, samples, channels, positions);
+    const double *dz = totals, *dz_x = dz + channels, *dz_r = dz_x + channels;
+    through_batch(own, dz, dz_x, count, channels, (Kept){norms, norms + channels}, row[7], row[8], dweight);
+    for (int64_t c = 0; c < channels; c++) row[9][c] = row[10][c] = 0.0f;
+    if (other)
+        through_batch(other, dz, dz_r, count, channels, (Kept){norms + 2 * channels, norms + 3 * channels}, row[9],
+                      row[10], dr_weight);
+    for (int64_t c = 0; c < channels; c++) {
+        if (dbias) dbias[c] = (float)dz[c];
+        if (dw) dw[c] = (float)totals[3 * channels + c];
+        if (db) db[c] = (float)totals[4 * channels + c];
+    }
+    return failed + norm_act_pass(GRADIENT, hard, bf16, x, r, g, dx, dr, channels_io, samples_io, 0, samples, channels,
+                                  positions, channels_last, threads);
 }

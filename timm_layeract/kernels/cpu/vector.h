@@ -34,9 +34,12 @@ INLINE vi first_lanes(int count) {
 }
 
 INLINE double sum_lanes(vd a) {
-    double part[4] = {0};
-    for (int lane = 0; lane < LANES; lane++) part[lane % 4] += a[lane];
-    return (part[0] + part[1]) + (part[2] + part[3]);
+    union {
+        vd whole;
+        double __attribute__((vector_size(32))) part[4];
+    } lanes = {a};
+    const double __attribute__((vector_size(32))) sum = (lanes.part[0] + lanes.part[1]) + (lanes.part[2] + lanes.part[3]);
+    return (sum[0] + sum[1]) + (sum[2] + sum[3]);
 }
 
 /* bfloat16 is the upper half of a float32; rounding is to the nearest, ties to even. NaN stays NaN: those that
@@ -62,6 +65,11 @@ INLINE vf load(int bf16, const void *array, int64_t index, int count) {
     const float *f = (const float *)array + index;
     const uint16_t *h = (const uint16_t *)array + index;
     if (count == LANES) return bf16 ? from_bfloat16(*(const vh_at *)h) : (vf)(*(const vf_at *)f);
+#ifdef __AVX512F__ /* element by element, as below, a row's end takes as long as the row */
+    const uint16_t mask = (uint16_t)((1u << count) - 1u);
+    if (bf16) return from_bfloat16((vh)_mm256_maskz_loadu_epi16(mask, h));
+    return (vf)_mm512_maskz_loadu_ps(mask, f);
+#endif
     if (bf16) {
         vh part = {0};
         for (int lane = 0; lane < count; lane++) part[lane] = h[lane];
@@ -75,6 +83,16 @@ INLINE vf load(int bf16, const void *array, int64_t index, int count) {
 INLINE void store(int bf16, void *array, int64_t index, int count, vf a) {
     float *f = (float *)array + index;
     uint16_t *h = (uint16_t *)array + index;
+#ifdef __AVX512F__
+    if (count < LANES) {
+        const uint16_t mask = (uint16_t)((1u << count) - 1u);
+        if (bf16)
+            _mm256_mask_storeu_epi16(h, mask, (__m256i)to_bfloat16(a));
+        else
+            _mm512_mask_storeu_ps(f, mask, (__m512)a);
+        return;
+    }
+#endif
     if (bf16) {
         vh rounded = to_bfloat16(a);
         if (count == LANES)

@@ -1,6 +1,6 @@
 """The GPU kernels, in Triton: the same functions as `cpu`, for the same tensors on a GPU.
 
-With TRITON_INTERPRET=1 they run on CPU tensors too, slowly, to be tested. Imports torch; triton itself only when the
+With TRITON_INTERPRET=1 they run on CPU tensors too, slowly, to be tested. Imports torch and `reductions`; triton itself only when the
 first kernel runs, as importing it takes longer than importing this package.
 """
 
@@ -12,13 +12,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..reductions import norm_act_batch, norm_act_layer, norm_act_totals
+
 __all__ = [
     "available",
     "layer_act_backward",
     "layer_act_forward",
+    "norm_act_batch",
     "norm_act_gradient",
+    "norm_act_layer",
     "norm_act_stats",
     "norm_act_sums",
+    "norm_act_totals",
     "norm_act_value",
 ]
 
