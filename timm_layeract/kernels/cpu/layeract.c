@@ -183,12 +183,12 @@ INLINE void block(Pass pass, Kind kind, const Strip *strip, const Tensors *at, S
         for (int q = 0; q < QUANTITIES; q++) totals[q] += widen(sums[q]);
 }
 
-/* A value near the mean: the mean of a block of x or r, lane by lane where lanes are channels. Where a row is not longer
- * than a block, the mean of its first vector is near enough. */
+/* A value near the mean, for float32 to keep the digits of the differences: the mean of a few vectors of x or r, lane by
+ * lane where lanes are channels. */
 INLINE vf pivot(int bf16, const void *array, Span span, int across) {
     vf sum = {0};
     int64_t i = span.start;
-    if (!across && span.whole && span.whole < BLOCK) span.whole = 1, span.cut = 0;
+    if (span.whole) span.whole = span.whole < BLOCK ? 1 + (span.whole > 8) * 7 : BLOCK, span.cut = 0;
     for (int64_t whole = 0; whole < span.whole; whole++, i += span.step) sum += load(bf16, array, i, LANES);
     for (int64_t cut = 0; cut < span.cut; cut++, i += span.step) sum += load(bf16, array, i, span.lanes);
     if (across) return sum / (float)(span.whole + span.cut);
@@ -211,18 +211,18 @@ INLINE void set_pivots(Kind kind, const Job *job, Strip *k, Span span, int acros
     k->K = kind.form == NORM_ADD ? pivot(kind.bf16, job->at.r, span, across) : splat(0.0f);
 }
 
-/* Write a (sample, channel)'s sums; those of STATS, around pivots, as means and centred squares and products. */
-INLINE void write_out(Pass pass, const Job *job, int64_t n, int64_t c, double x_pivot, double r_pivot, double *sums) {
-    if (pass == STATS) {
-        const double x = sums[0] / (double)job->shape.positions, r = sums[2] / (double)job->shape.positions;
-        sums[1] -= sums[0] * x;
-        sums[3] -= sums[2] * r;
-        sums[4] -= sums[0] * r;
-        sums[0] = x_pivot + x;
-        sums[2] = r_pivot + r;
-    }
-    for (int q = 0; q < QUANTITIES; q++)
-        job->out[(q * job->shape.samples + n) * job->shape.channels + c] = sums[q];
+/* Turn the sums of STATS, around pivots, into means and centred sums of squares and products. */
+INLINE void centre(vd *totals, const Strip *k, double count) {
+    const vd x = totals[0] * (1.0 / count), r = totals[2] * (1.0 / count);
+    totals[1] -= totals[0] * x;
+    totals[3] -= totals[2] * r;
+    totals[4] -= totals[0] * r;
+    totals[0] = widen(k->M) + x;
+    totals[2] = widen(k->K) + r;
+}
+
+INLINE double *out_at(const Job *job, int q, int64_t n, int64_t c) {
+    return job->out + (q * job->shape.samples + n) * job->shape.channels + c;
 }
 
 /* Contiguous memory: channels [from, to) of sample n. */
@@ -241,9 +241,9 @@ INLINE void rows(Pass pass, Kind kind, const Job *job, const Sample *sample, int
             block(pass, kind, &k, &job->at, span, totals);
         }
         if (!reduces(pass)) continue;
-        double sums[QUANTITIES];
-        for (int q = 0; q < QUANTITIES; q++) sums[q] = sum_lanes(totals[q]);
-        write_out(pass, job, n, c, k.M[0], k.K[0], sums);
+        for (int q = 0; q < QUANTITIES; q++) totals[q] = sum_lanes(totals[q]) - (vd){0};
+        if (pass == STATS) centre(totals, &k, (double)positions);
+        for (int q = 0; q < QUANTITIES; q++) *out_at(job, q, n, c) = totals[q][0];
     }
 }
 
@@ -269,10 +269,13 @@ INLINE void column(Pass pass, Kind kind, const Job *job, const Sample *sample, i
         block(pass, kind, &column->k, &job->at, span, column->totals);
     }
     if (last < job->shape.positions || !reduces(pass)) return;
-    for (int lane = 0; lane < lanes; lane++) {
-        double sums[QUANTITIES];
-        for (int q = 0; q < QUANTITIES; q++) sums[q] = column->totals[q][lane];
-        write_out(pass, job, n, c + lane, column->k.M[lane], column->k.K[lane], sums);
+    if (pass == STATS) centre(column->totals, &column->k, (double)job->shape.positions);
+    for (int q = 0; q < QUANTITIES; q++) {
+        double *out = out_at(job, q, n, c);
+        if (lanes == LANES)
+            *(vd_at *)out = column->totals[q];
+        else
+            for (int lane = 0; lane < lanes; lane++) out[lane] = column->totals[q][lane];
     }
 }
 
@@ -425,95 +428,80 @@ int norm_act_pass(int pass, int hard, int bf16, const void *x, const void *r, co
     return failed;
 }
 
-/* The reductions between the passes, as kernels/reductions.py derives them. One number a (sample, channel) is little:
- * they run on one thread. */
+/* The reductions between the passes, as kernels/reductions.py derives them. */
 
-/* Mean and centred squares over the batch, of x and of r: out (4, channels) from stats (5, samples, channels). */
-static void batch_statistics(const double *stats, double *out, int64_t samples, int64_t channels, int64_t positions) {
-    for (int of_r = 0; of_r < 2; of_r++, out += 2 * channels) {
-        const double *mean = stats + 2 * of_r * samples * channels, *squares = mean + samples * channels;
-        double *centre = out, *spread = out + channels;
-        for (int64_t c = 0; c < channels; c++) centre[c] = spread[c] = 0.0;
-        for (int64_t n = 0; n < samples; n++)
-            for (int64_t c = 0; c < channels; c++) centre[c] += mean[n * channels + c];
-        for (int64_t c = 0; c < channels; c++) centre[c] /= (double)samples;
-        for (int64_t n = 0; n < samples; n++)
-            for (int64_t c = 0; c < channels; c++) {
-                double from = mean[n * channels + c] - centre[c];
-                spread[c] += squares[n * channels + c] + (double)positions * from * from;
-            }
-    }
-}
-
-/* Statistics of every sample's layer, samples_out (4, samples), and what backward keeps, (2 or 5, samples, channels). */
-static void layer_statistics(const double *stats, const float *channels_in, float *samples_out, float *kept, int residual,
-                    int64_t samples, int64_t channels, int64_t positions, double alpha) {
-    const int64_t all = samples * channels;
-    const float *M = channels_in, *A = M + channels, *B = A + channels, *K = B + channels, *R = K + channels;
-    for (int64_t n = 0; n < samples; n++) {
-        double sum = 0.0, squares = 0.0, spread = 0.0;
-        for (int pass = 0; pass < 2; pass++) {
-            const double mu = sum / (double)channels;
-            double total = 0.0;
-            for (int64_t c = 0, i = n * channels; c < channels; c++, i++) {
-                const double a = A[c], b = residual ? R[c] : 0.0;
-                const double offset = stats[i] - M[c], r_offset = residual ? stats[2 * all + i] - K[c] : 0.0;
-                const double z = a * offset + b * r_offset + B[c];
-                if (pass) {
-                    spread += (z - mu) * (z - mu);
-                    continue;
-                }
-                const double q = stats[all + i], q_r = residual ? stats[3 * all + i] : 0.0,
-                             q_xr = residual ? stats[4 * all + i] : 0.0;
-                total += z;
-                squares += a * a * q + 2 * a * b * q_xr + b * b * q_r;
-                kept[i] = (float)offset;
-                kept[all + i] = (float)q;
-                if (residual) {
-                    kept[2 * all + i] = (float)r_offset;
-                    kept[3 * all + i] = (float)q_r;
-                    kept[4 * all + i] = (float)q_xr;
-                }
-            }
-            if (!pass) sum = total;
+/* Mean and centred squares over the batch: of each (channels), from those of each (sample, channel). */
+static void batch_statistics(const double *mean, const double *squares, double *centre, double *spread, int64_t samples,
+                             int64_t channels, int64_t positions) {
+    for (int64_t c = 0; c < channels; c++) centre[c] = spread[c] = 0.0;
+    for (int64_t n = 0; n < samples; n++)
+        for (int64_t c = 0; c < channels; c++) centre[c] += mean[n * channels + c];
+    for (int64_t c = 0; c < channels; c++) centre[c] /= (double)samples;
+    for (int64_t n = 0; n < samples; n++)
+        for (int64_t c = 0; c < channels; c++) {
+            const double from = mean[n * channels + c] - centre[c];
+            spread[c] += squares[n * channels + c] + (double)positions * from * from;
         }
-        const double size = (double)(channels * positions);
-        samples_out[n] = (float)(sum / (double)channels);
-        samples_out[samples + n] =
-            (float)(1.0 / __builtin_sqrt((squares + (double)positions * spread) / size + alpha));
-        samples_out[2 * samples + n] = samples_out[3 * samples + n] = 0.0f;
-    }
 }
 
-/* Sums over samples: fills in shift and slope of samples_io (4, samples), and totals (5, channels). */
-static void total_sums(const double *sums, const float *kept, const float *channels_in, float *samples_io, double *totals,
-                     int residual, int64_t samples, int64_t channels, int64_t positions) {
+/* Statistics of the layer of sample n, and what backward keeps of it: kept (2 or 5, samples, channels). */
+INLINE void layer_statistics(int residual, const double *stats, const float *const row[ROWS], Sample *sample,
+                             float *kept, int64_t n, int64_t all, int64_t channels, double positions, double alpha) {
+    const double *m = stats + n * channels, *q = m + all, *k = q + all, *q_r = k + all, *q_xr = q_r + all;
+    const float *M = row[0], *A = row[1], *B = row[2], *K = row[3], *R = row[4];
+    kept += n * channels;
+    double sum = 0.0, sum_squares = 0.0, squares = 0.0;
+#pragma omp simd reduction(+ : sum, sum_squares, squares)
+    for (int64_t c = 0; c < channels; c++) {
+        const double a = A[c], b = R[c], offset = m[c] - M[c];
+        double z = a * offset + B[c], of_z = a * a * q[c];
+        kept[c] = (float)offset;
+        kept[all + c] = (float)q[c];
+        if (residual) {
+            const double r_offset = k[c] - K[c];
+            z += b * r_offset;
+            of_z += 2 * a * b * q_xr[c] + b * b * q_r[c];
+            kept[2 * all + c] = (float)r_offset;
+            kept[3 * all + c] = (float)q_r[c];
+            kept[4 * all + c] = (float)q_xr[c];
+        }
+        sum += z;
+        sum_squares += z * z;
+        squares += of_z;
+    }
+    const double mu = sum / (double)channels, spread = sum_squares - mu * sum;
+    sample->mu = (float)mu;
+    sample->rho = (float)(1.0 / __builtin_sqrt((squares / positions + spread) / (double)channels + alpha));
+}
+
+/* Sums of dz, of dz (x - M) and dz (r - K) over the batch, for channels [from, to): totals (3, channels). Also those of
+ * the gradients of the activation's w and b, (5, channels) in all. */
+INLINE void total_sums(int residual, const double *sums, const float *kept, const float *const row[ROWS],
+                       const float *samples_in, double *totals, int64_t samples, int64_t channels, double P,
+                       int64_t from, int64_t to) {
     const int64_t all = samples * channels;
-    const float *A = channels_in + channels, *B = A + channels, *R = B + 2 * channels, *w = R + channels;
-    const double size = (double)(channels * positions), P = (double)positions;
-    for (int64_t i = 0; i < 5 * channels; i++) totals[i] = 0.0;
+    const float *A = row[1], *B = row[2], *R = row[4];
+    for (int quantity = 0; quantity < 5; quantity++)
+        for (int64_t c = from; c < to; c++) totals[quantity * channels + c] = 0.0;
     for (int64_t n = 0; n < samples; n++) {
         const double *h = sums + n * channels, *hz = h + all, *u = hz + all, *ux = u + all, *ur = ux + all;
         const float *offsets = kept + n * channels;
-        const double mu = samples_io[n], rho = samples_io[samples + n];
-        double shift = 0.0, slope = 0.0;
-        for (int64_t c = 0; c < channels; c++) {
-            shift += w[c] * h[c];
-            slope += w[c] * hz[c];
-        }
-        shift /= size;
-        slope *= rho * rho / size;
-        samples_io[2 * samples + n] = (float)shift;
-        samples_io[3 * samples + n] = (float)slope;
-        for (int64_t c = 0; c < channels; c++) {
-            const double a = A[c], b = residual ? R[c] : 0.0, offset = offsets[c], q = offsets[all + c];
-            const double r_offset = residual ? offsets[2 * all + c] : 0.0, q_r = residual ? offsets[3 * all + c] : 0.0,
-                         q_xr = residual ? offsets[4 * all + c] : 0.0;
-            const double z = a * offset + b * r_offset + B[c] - mu;
-            totals[c] += u[c] - rho * P * (shift + slope * z);
-            totals[channels + c] += ux[c] - rho * (shift * P * offset + slope * (a * q + b * q_xr + P * z * offset));
-            totals[2 * channels + c] +=
-                ur[c] - rho * (shift * P * r_offset + slope * (a * q_xr + b * q_r + P * z * r_offset));
+        const double mu = samples_in[n], rho = samples_in[samples + n];
+        const double shift = rho * samples_in[2 * samples + n], slope = rho * samples_in[3 * samples + n];
+#pragma omp simd
+        for (int64_t c = from; c < to; c++) {
+            const double a = A[c], offset = offsets[c];
+            double z = a * offset + B[c] - mu, zx = a * offsets[all + c];
+            if (residual) {
+                const double b = R[c], r_offset = offsets[2 * all + c], q_r = offsets[3 * all + c],
+                             q_xr = offsets[4 * all + c];
+                z += b * r_offset;
+                zx += b * q_xr;
+                totals[2 * channels + c] +=
+                    ur[c] - shift * P * r_offset - slope * (a * q_xr + b * q_r + P * z * r_offset);
+            }
+            totals[c] += u[c] - P * (shift + slope * z);
+            totals[channels + c] += ux[c] - shift * P * offset - slope * (zx + P * z * offset);
             totals[3 * channels + c] += rho * hz[c];
             totals[4 * channels + c] += h[c];
         }
@@ -579,7 +567,10 @@ int norm_act_forward(int hard, int bf16, const void *x, const void *r, void *y, 
     for (int i = 0; i < ROWS; i++) row[i] = channels_out + i * channels;
     int failed = norm_act_pass(STATS, hard, bf16, x, r, 0, 0, 0, 0, 0, work, samples, channels, positions,
                                channels_last, threads);
-    batch_statistics(work, batch, samples, channels, positions);
+    const int64_t all = samples * channels;
+    for (int of_r = 0; of_r < (other ? 2 : 1); of_r++)
+        batch_statistics(work + 2 * of_r * all, work + (2 * of_r + 1) * all, batch + 2 * of_r * channels,
+                         batch + (2 * of_r + 1) * channels, samples, channels, positions);
     for (int64_t c = 0; c < channels; c++) {
         row[2][c] = row[3][c] = 0.0f;
         row[4][c] = 1.0f;
@@ -590,7 +581,18 @@ int norm_act_forward(int hard, int bf16, const void *x, const void *r, void *y, 
     if (other)
         normalize(other, batch + 2 * channels, batch + 3 * channels, count, channels, row[3], row[4], row[2],
                   (Kept){norms + 2 * channels, norms + 3 * channels});
-    layer_statistics(work, channels_out, samples_out, kept, r != 0, samples, channels, positions, alpha);
+    const float *const *const of_channel = (const float *const *)row;
+    const double P = (double)positions;
+#pragma omp parallel for num_threads(threads) if (threads > 1 && all > 4096)
+    for (int64_t n = 0; n < samples; n++) {
+        Sample sample;
+        if (r)
+            layer_statistics(1, work, of_channel, &sample, kept, n, all, channels, P, alpha);
+        else
+            layer_statistics(0, work, of_channel, &sample, kept, n, all, channels, P, alpha);
+        samples_out[n] = sample.mu;
+        samples_out[samples + n] = sample.rho;
+    }
     return failed + norm_act_pass(VALUE, hard, bf16, x, r, 0, y, 0, channels_out, samples_out, 0, samples, channels,
                                   positions, channels_last, threads);
 }
@@ -607,7 +609,28 @@ int norm_act_backward(int hard, int bf16, const void *x, const void *r, const vo
     for (int i = 0; i < ROWS; i++) row[i] = channels_io + i * channels;
     int failed = norm_act_pass(SUMS, hard, bf16, x, r, g, 0, 0, channels_io, samples_io, work, samples, channels,
                                positions, channels_last, threads);
-    total_sums(work, kept, channels_io, samples_io, totals, r != 0, samples, channels, positions);
+    const int64_t all = samples * channels, share = (channels + threads - 1) / threads;
+    const double P = (double)positions, size = P * (double)channels;
+    for (int64_t n = 0; n < samples; n++) {
+        const double *h = work + n * channels, *hz = h + all, rho = samples_io[samples + n];
+        double shift = 0.0, slope = 0.0;
+#pragma omp simd reduction(+ : shift, slope)
+        for (int64_t c = 0; c < channels; c++) {
+            shift += row[5][c] * h[c];
+            slope += row[5][c] * hz[c];
+        }
+        samples_io[2 * samples + n] = (float)(shift / size);
+        samples_io[3 * samples + n] = (float)(rho * rho * slope / size);
+    }
+#pragma omp parallel for num_threads(threads) if (threads > 1 && all > 4096)
+    for (int64_t from = 0; from < channels; from += share) {
+        const int64_t to = from + share < channels ? from + share : channels;
+        const float *const *const of_channel = (const float *const *)row;
+        if (r)
+            total_sums(1, work, kept, of_channel, samples_io, totals, samples, channels, P, from, to);
+        else
+            total_sums(0, work, kept, of_channel, samples_io, totals, samples, channels, P, from, to);
+    }
     const double *dz = totals, *dz_x = dz + channels, *dz_r = dz_x + channels;
     through_batch(own, dz, dz_x, count, channels, (Kept){norms, norms + channels}, row[7], row[8], dweight);
     for (int64_t c = 0; c < channels; c++) row[9][c] = row[10][c] = 0.0f;

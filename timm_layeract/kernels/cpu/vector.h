@@ -21,6 +21,7 @@ typedef double vd __attribute__((vector_size(128)));
 typedef uint16_t vh __attribute__((vector_size(32)));
 /* The same in memory, at any address. */
 typedef float vf_at __attribute__((vector_size(64), aligned(4), may_alias));
+typedef double vd_at __attribute__((vector_size(128), aligned(8), may_alias));
 typedef uint16_t vh_at __attribute__((vector_size(32), aligned(2), may_alias));
 
 INLINE vf splat(float a) { return a - (vf){0}; }
