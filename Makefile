@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 
-.PHONY: help demo test lint fix readme
+.PHONY: help demo test lint fix readme benchmark
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
@@ -33,3 +33,6 @@ fix: $(READY)  ## Mend what ruff can mend
 
 readme: $(READY)  ## Write the README's table of models anew from the manifest
 	$(BIN)/python scripts/readme.py
+
+benchmark: $(READY)  ## Time LayerAct beside what it competes with; writes benchmarks/
+	$(BIN)/python -m benchmarks.run

@@ -1,0 +1,88 @@
+"""The benchmark programs run on small tensors, and their report says what the numbers say. Nothing timed is asserted."""
+
+import csv
+import io
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+from rich.progress import Progress
+
+from benchmarks import measure, networks, operations, report, run
+from timm_layeract.kernels import cpu
+
+pytestmark = pytest.mark.skipif(not cpu.available(), reason="the CPU kernels were not built")
+
+
+@pytest.fixture
+def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder in place of benchmarks/, with its README."""
+    (tmp_path / "README.md").write_text(report.README.read_text())
+    monkeypatch.setattr(report, "FOLDER", tmp_path)
+    monkeypatch.setattr(report, "README", tmp_path / "README.md")
+    monkeypatch.setattr(report, "PLOTS", tmp_path / "plots")
+    monkeypatch.setattr(run, "RESULTS", tmp_path / "results")
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_every_level_runs_and_is_reported(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(operations, "SHAPES", [(2, 3, 5, 7)])
+    monkeypatch.setattr(
+        operations, "GROWTH", {"batch": [(1, 2, 4, 4), (2, 2, 4, 4)], "side": [(1, 2, 3, 3), (1, 2, 5, 5)]}
+    )
+    monkeypatch.setattr(networks, "PAIRS", {"resnet20_lasilu": ("resnet20", 2, 16, 10)})
+    monkeypatch.setattr(networks, "_peak_in_a_process_of_its_own", lambda name, layout: 1_000_000)
+    run.run(repetitions=3, threads=1, compiled=False, authors=None, only="")
+    lines = report.load()
+    assert {line["level"].split(" with")[0] for line in lines} == {"operation", "growth", "training step", "inference"}
+    assert {line["name"] for line in lines} >= {"relu", "la_silu", "la_silu composite", "batch_norm + add + la_silu"}
+    assert all(
+        float(line["lower_quartile"]) <= float(line["median"]) <= float(line["upper_quartile"]) for line in lines
+    )
+    text = (results / "README.md").read_text()
+    assert "| resnet20_lasilu unfused | 2x3x16x16 |" in text
+    assert {path.name for path in (results / "plots").iterdir()} >= {"benchmark_growth.png"}
+    first = text
+    report.write()
+    assert (results / "README.md").read_text() == first
+
+
+def test_bars_compare_the_medians_they_name(results: Path) -> None:
+    place = dict(
+        level="operation", shape="32x64x56x56", dtype="float32", layout="contiguous", what="forward + backward"
+    )
+    quartiles = dict(lower_quartile=1.0, upper_quartile=9.0, repetitions=15)
+    found = [measure.Row(name="la_silu", median=3.0, **place, **quartiles)]
+    found += [measure.Row(name="layer_norm", median=2.0, **place, **quartiles)]
+    run.write(found, results / "results" / "cpu_operations.csv")
+    ratios = {(what, where): (limit, ratio) for what, where, limit, ratio in report.bars(report.load())}
+    assert ratios["LA-SiLU / layer_norm", "32x64x56x56 contiguous"] == (1.15, 1.5)
+    assert sum(ratio is not None for _, ratio in ratios.values()) == 1
+    assert "| 1.15 | 1.50 ✗ |" in report.bars_table(report.load())
+
+
+def test_slope_of_a_power_law() -> None:
+    assert report.slope([(x, 3 * x**1.5) for x in (1.0, 10.0, 100.0)]) == pytest.approx(1.5)
+
+
+def test_bytes_kept_counts_each_storage_once_and_no_parameters() -> None:
+    layer = torch.nn.Linear(4, 4)
+    x = torch.randn(8, 4, requires_grad=True)
+    assert measure.bytes_kept(lambda: (layer(x) + layer(x)).sum(), list(layer.parameters())) == 8 * 4 * 4
+
+
+def test_interleaving_takes_turns() -> None:
+    order: list[str] = []
+    cases = {name: (lambda name=name: order.append(name)) for name in "ab"}
+    with Progress(console=Console(file=io.StringIO())) as progress:
+        times = measure.interleave(cases, 3, progress)
+    assert "".join(order) == "ab" * 5
+    assert [len(each) for each in times.values()] == [3, 3]
+
+
+def test_results_in_git_are_complete_csv() -> None:
+    for path in (Path(report.__file__).parent / "results").glob("*.csv"):
+        with path.open(newline="") as file:
+            assert all(None not in line.values() for line in csv.DictReader(file))
