@@ -1,4 +1,4 @@
-"""The benchmark programs run on small tensors, and their report says what the numbers say. Nothing timed is asserted."""
+"""The benchmark programs run on small tensors, and their report says what they measured. Nothing timed is asserted."""
 
 import csv
 import io

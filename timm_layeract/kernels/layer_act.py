@@ -54,12 +54,10 @@ class _FusedLayerAct(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, bias, stats = ctx.saved_tensors
+        hard = ctx.scale == "hardsigmoid"
         if torch.is_grad_enabled():  # the gradient is to be differentiated again
             return None, *_composite_gradient(x, weight, bias, g, ctx.scale, ctx.alpha)
-        g = lie_as(x, g)
-        dx, dw, db = ctx.kernels.layer_act_backward(
-            x, g, stats, ctx.scale == "hardsigmoid", _float(weight), _float(bias)
-        )
+        dx, dw, db = ctx.kernels.layer_act_backward(x, lie_as(x, g), stats, hard, _float(weight), _float(bias))
         dweight = None if weight is None else dw.sum(0).to(weight.dtype)
         dbias = None if bias is None else db.sum(0).to(bias.dtype)
         return None, dx, None, None, dweight, dbias

@@ -123,8 +123,8 @@ def layer_act_forward(
 
 def layer_act_backward(
     x: Tensor, g: Tensor, stats: Tensor, hard: bool, weight: Tensor | None, bias: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradient of x, and of the affine weight and bias for each sample, ``(N, C)`` (meaningless without them)."""
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Gradient of x, and those of the affine weight and bias for each sample, ``(N, C)``, where there is either."""
     affine = weight is not None or bias is not None
     samples, channels, positions, channels_last = _shape(x, affine)
     dx = torch.empty_like(x)
@@ -135,7 +135,7 @@ def layer_act_backward(
             sums.data_ptr(), _pointer(weight), _pointer(bias), samples, channels, positions, channels_last, _threads(x),
         )
     )  # fmt: skip
-    return dx, sums[1] * stats[:, 1:], sums[0]
+    return (dx, sums[1] * stats[:, 1:], sums[0]) if affine else (dx, None, None)
 
 
 def norm_act_stats(x: Tensor, r: Tensor | None) -> Tensor:

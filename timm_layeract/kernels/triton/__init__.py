@@ -157,7 +157,7 @@ def layer_act_forward(
 
 def layer_act_backward(
     x: Tensor, g: Tensor, stats: Tensor, hard: bool, weight: Tensor | None, bias: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """As `cpu.layer_act_backward`."""
     dx = torch.empty_like(x)
     n, c, positions, channels_last = _shape(x)
