@@ -21,7 +21,7 @@ from .measure import Row, interleave, rows
 
 __all__ = ["LAYOUTS", "SHAPES", "growth", "operations"]
 
-SHAPES = [(128, 16, 32, 32), (128, 64, 8, 8), (32, 64, 56, 56), (32, 256, 56, 56)]
+SHAPES = [(2, 4, 1, 1), (128, 16, 32, 32), (128, 64, 8, 8), (32, 64, 56, 56), (32, 256, 56, 56)]
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 Operation = Callable[..., Tensor]

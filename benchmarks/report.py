@@ -45,6 +45,7 @@ FUSED: dict[str, Any] = dict(level=OPERATION, shapes=(LARGE, LARGEST))
 BARS = [
     Bar("LA-SiLU / layer_norm", "la_silu", "layer_norm", 1.15, **PLAIN),
     Bar("LA-SiLU / the authors' module", "la_silu", "la_silu authors", 0.12, **PLAIN),
+    Bar("LA-SiLU / its composite, a tiny tensor", "la_silu", "la_silu composite", 1.00, OPERATION, ("2x4x1x1",)),
     Bar("BatchNorm + LA-SiLU / batch_norm + relu", "batch_norm + la_silu", "batch_norm + relu", 0.90, **FUSED),
     Bar(
         "the same with a residual between",

@@ -168,10 +168,17 @@ INLINE void visit(Pass pass, Kind kind, const Strip *k, const Tensors *at, int64
     store(kind.bf16, at->y, i, count, kind.form == LAYER ? dz : k->A * (dz - k->x_shift - k->x_slope * p.dx_in));
 }
 
-/* At most BLOCK vectors of a strip. */
-INLINE void block(Pass pass, Kind kind, const Strip *strip, const Tensors *at, Span span, vd *totals) {
+/* How many sums a pass takes. */
+INLINE int quantities(Pass pass, Form form) {
+    if (pass == STATS) return form == NORM_ADD ? 5 : 2;
+    if (pass == SUMS) return form == LAYER ? 2 : form == NORM ? 4 : 5;
+    return 0;
+}
+
+/* At most BLOCK vectors of a strip; their sums, lane by lane. */
+INLINE void block(Pass pass, Kind kind, const Strip *strip, const Tensors *at, Span span, vf *sums) {
     const Strip k = *strip;
-    vf sums[QUANTITIES] = {{0}};
+    for (int q = 0; q < QUANTITIES; q++) sums[q] = (vf){0};
     int64_t i = span.start;
     for (int64_t whole = 0; whole < span.whole; whole++, i += span.step) {
         prefetch(pass, kind, at, i + BLOCK * span.step);
@@ -179,8 +186,6 @@ INLINE void block(Pass pass, Kind kind, const Strip *strip, const Tensors *at, S
     }
     for (int64_t cut = 0; cut < span.cut; cut++, i += span.step)
         visit(pass, kind, &k, at, i, span.lanes, first_lanes(span.lanes), sums);
-    if (pass == STATS || pass == SUMS)
-        for (int q = 0; q < QUANTITIES; q++) totals[q] += widen(sums[q]);
 }
 
 /* A value near the mean, for float32 to keep the digits of the differences: the mean of a few vectors of x or r, lane by
@@ -192,7 +197,7 @@ INLINE vf pivot(int bf16, const void *array, Span span, int across) {
     for (int64_t whole = 0; whole < span.whole; whole++, i += span.step) sum += load(bf16, array, i, LANES);
     for (int64_t cut = 0; cut < span.cut; cut++, i += span.step) sum += load(bf16, array, i, span.lanes);
     if (across) return sum / (float)(span.whole + span.cut);
-    return splat((float)(sum_lanes(widen(sum)) / (double)(span.whole * LANES + span.cut * span.lanes)));
+    return splat((float)(sum_lanes(sum) / (double)(span.whole * LANES + span.cut * span.lanes)));
 }
 
 typedef struct {
@@ -204,22 +209,22 @@ typedef struct {
     double *out; /* (QUANTITIES, samples, channels): what STATS and SUMS find */
 } Job;
 
-INLINE int reduces(Pass pass) { return pass == STATS || pass == SUMS; }
-
 INLINE void set_pivots(Kind kind, const Job *job, Strip *k, Span span, int across) {
     k->M = pivot(kind.bf16, job->at.x, span, across);
     k->K = kind.form == NORM_ADD ? pivot(kind.bf16, job->at.r, span, across) : splat(0.0f);
 }
 
-/* Turn the sums of STATS, around pivots, into means and centred sums of squares and products. */
-INLINE void centre(vd *totals, const Strip *k, double count) {
-    const vd x = totals[0] * (1.0 / count), r = totals[2] * (1.0 / count);
-    totals[1] -= totals[0] * x;
-    totals[3] -= totals[2] * r;
-    totals[4] -= totals[0] * r;
-    totals[0] = widen(k->M) + x;
-    totals[2] = widen(k->K) + r;
-}
+/* Turn the sums of STATS around pivots into means and centred sums of squares and products: by lane, or of one row. */
+#define CENTRE(totals, x_pivot, r_pivot, share, add)          \
+    do {                                                      \
+        totals[1] -= totals[0] * totals[0] * (share);         \
+        if (add) {                                            \
+            totals[3] -= totals[2] * totals[2] * (share);     \
+            totals[4] -= totals[0] * totals[2] * (share);     \
+            totals[2] = (r_pivot) + totals[2] * (share);      \
+        }                                                     \
+        totals[0] = (x_pivot) + totals[0] * (share);          \
+    } while (0)
 
 INLINE double *out_at(const Job *job, int q, int64_t n, int64_t c) {
     return job->out + (q * job->shape.samples + n) * job->shape.channels + c;
@@ -229,21 +234,23 @@ INLINE double *out_at(const Job *job, int q, int64_t n, int64_t c) {
 INLINE void rows(Pass pass, Kind kind, const Job *job, const Sample *sample, int64_t n, int64_t from, int64_t to) {
     const Shape *shape = &job->shape;
     const int64_t positions = shape->positions, longest = BLOCK * LANES;
+    const int count = quantities(pass, kind.form);
+    const double share = 1.0 / (double)positions;
     for (int64_t c = from; c < to; c++) {
         Strip k = {0};
-        vd totals[QUANTITIES] = {{0}};
+        double totals[QUANTITIES] = {0};
         if (pass != STATS) make_strip(&k, kind, &job->channels, sample, c, LANES, 0);
         for (int64_t p = 0; p < positions; p += longest) {
             int64_t left = positions - p < longest ? positions - p : longest;
             Span span = {(n * shape->channels + c) * positions + p, LANES, left / LANES, left % LANES != 0,
                          (int)(left % LANES)};
+            vf sums[QUANTITIES];
             if (pass == STATS && p == 0) set_pivots(kind, job, &k, span, 0);
-            block(pass, kind, &k, &job->at, span, totals);
+            block(pass, kind, &k, &job->at, span, sums);
+            for (int q = 0; q < count; q++) totals[q] += sum_lanes(sums[q]);
         }
-        if (!reduces(pass)) continue;
-        for (int q = 0; q < QUANTITIES; q++) totals[q] = sum_lanes(totals[q]) - (vd){0};
-        if (pass == STATS) centre(totals, &k, (double)positions);
-        for (int q = 0; q < QUANTITIES; q++) *out_at(job, q, n, c) = totals[q][0];
+        if (pass == STATS) CENTRE(totals, k.M[0], k.K[0], share, kind.form == NORM_ADD);
+        for (int q = 0; q < count; q++) *out_at(job, q, n, c) = totals[q];
     }
 }
 
@@ -257,8 +264,9 @@ typedef struct {
 INLINE void column(Pass pass, Kind kind, const Job *job, const Sample *sample, int64_t n, int64_t c, int lanes,
                    int64_t first, int64_t last, Column *column) {
     const int64_t channels = job->shape.channels;
+    const int count = quantities(pass, kind.form);
     if (first == 0) {
-        for (int q = 0; q < QUANTITIES; q++) column->totals[q] = (vd){0};
+        for (int q = 0; q < count; q++) column->totals[q] = (vd){0};
         if (pass != STATS) make_strip(&column->k, kind, &job->channels, sample, c, lanes, 1);
     }
     for (int64_t p = first; p < last; p += BLOCK) {
@@ -266,11 +274,15 @@ INLINE void column(Pass pass, Kind kind, const Job *job, const Sample *sample, i
         Span span = {(n * job->shape.positions + p) * channels + c, channels, lanes == LANES ? left : 0,
                      lanes == LANES ? 0 : left, lanes};
         if (pass == STATS && p == 0) set_pivots(kind, job, &column->k, span, 1);
-        block(pass, kind, &column->k, &job->at, span, column->totals);
+        vf sums[QUANTITIES];
+        block(pass, kind, &column->k, &job->at, span, sums);
+        for (int q = 0; q < count; q++) column->totals[q] += widen(sums[q]);
     }
-    if (last < job->shape.positions || !reduces(pass)) return;
-    if (pass == STATS) centre(column->totals, &column->k, (double)job->shape.positions);
-    for (int q = 0; q < QUANTITIES; q++) {
+    if (last < job->shape.positions) return;
+    const double share = 1.0 / (double)job->shape.positions;
+    if (pass == STATS)
+        CENTRE(column->totals, widen(column->k.M), widen(column->k.K), share, kind.form == NORM_ADD);
+    for (int q = 0; q < count; q++) {
         double *out = out_at(job, q, n, c);
         if (lanes == LANES)
             *(vd_at *)out = column->totals[q];
@@ -319,14 +331,14 @@ static Walk *const WALKS[4][3][2][2] = {FORMS(STATS), FORMS(VALUE), FORMS(SUMS),
 
 /* One pass over sample n, its channels shared among `threads`; returns how many shares failed for want of memory. */
 static int pass_sample(const Job *job, const Sample *sample, int64_t n, int threads) {
+    Walk *const walk = WALKS[job->pass][job->kind.form][job->kind.hard][job->kind.bf16];
     const int64_t channels = job->shape.channels;
+    if (threads == 1) return walk(job, sample, n, 0, channels); /* a parallel region inside another costs, even of one */
     const int64_t share = ((channels + threads - 1) / threads + LANES - 1) / LANES * LANES;
     int failed = 0;
-#pragma omp parallel for num_threads(threads) if (threads > 1) reduction(+ : failed)
-    for (int64_t from = 0; from < channels; from += share) {
-        int64_t to = from + share < channels ? from + share : channels;
-        failed += WALKS[job->pass][job->kind.form][job->kind.hard][job->kind.bf16](job, sample, n, from, to);
-    }
+#pragma omp parallel for num_threads(threads) reduction(+ : failed)
+    for (int64_t from = 0; from < channels; from += share)
+        failed += walk(job, sample, n, from, from + share < channels ? from + share : channels);
     return failed;
 }
 

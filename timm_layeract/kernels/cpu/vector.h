@@ -34,13 +34,14 @@ INLINE vi first_lanes(int count) {
     return lane < count;
 }
 
-INLINE double sum_lanes(vd a) {
+INLINE double sum_lanes(vf a) {
+    typedef float quarter __attribute__((vector_size(16)));
     union {
-        vd whole;
-        double __attribute__((vector_size(32))) part[4];
+        vf whole;
+        quarter part[4];
     } lanes = {a};
-    const double __attribute__((vector_size(32))) sum = (lanes.part[0] + lanes.part[1]) + (lanes.part[2] + lanes.part[3]);
-    return (sum[0] + sum[1]) + (sum[2] + sum[3]);
+    const quarter sum = (lanes.part[0] + lanes.part[1]) + (lanes.part[2] + lanes.part[3]);
+    return (double)(sum[0] + sum[1]) + (double)(sum[2] + sum[3]);
 }
 
 /* bfloat16 is the upper half of a float32; rounding is to the nearest, ties to even. NaN stays NaN: those that
