@@ -43,7 +43,7 @@ setup(
         Extension(
             f"timm_layeract.kernels.cpu.layeract_{name}",
             sources=[str(FOLDER / "layeract.c")],
-            depends=[str(FOLDER / "vector.h")],
+            depends=[str(FOLDER / "passes.h"), str(FOLDER / "vector.h")],
             extra_compile_args=[*FLAGS, *flags],
             optional=True,
         )

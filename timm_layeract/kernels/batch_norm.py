@@ -1,6 +1,6 @@
 """BatchNorm, an optional residual, and LayerAct in one pass over memory each way, for autograd.
 
-Imports torch and `dispatch`. The kernels make four passes over the tensors (see cpu/layeract.c); what lies between them
+Imports torch and `dispatch`. The kernels make four passes over the tensors (see cpu/passes.h); what lies between them
 is here, on one number a (sample, channel). With residual r, which may have a BatchNorm of its own:
 
     z = A (x - M) + R (r - K) + B,   y = z s(t),   t = w n + b,   n = rho (z - mu)
