@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+from matplotlib.ticker import NullFormatter
 
 __all__ = ["bars", "load", "write"]
 
@@ -186,6 +187,7 @@ def plot_growth(lines: list[Line], path: Path) -> None:
         for name, points in each.items():
             axes.loglog(*zip(*points, strict=True), marker="o", markersize=3, label=f"{name} ({slope(points):.2f})")
         axes.set_xlabel(f"elements, growing {dimension}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.legend(fontsize=7, title="slope in brackets", title_fontsize=7)
     panels[0].set_ylabel("forward + backward, ms")
     save(figure, path)

@@ -417,7 +417,7 @@ def test_functional_swap_survives_copies_compile_and_a_second_swap(tmp_path):
     expected = model(IMAGE)
     assert torch.equal(copy.deepcopy(model)(IMAGE), expected)
     compiled = torch.compile(model, backend="eager", fullgraph=True)
-    assert torch.equal(compiled(IMAGE), expected)
+    torch.testing.assert_close(compiled(IMAGE), expected)  # compiled from plain operations
     copied = copy.deepcopy(model)
     swap_activations(copied, "lahardsilu", exclude="1.*")
     assert torch.equal(model(IMAGE), expected)
