@@ -8,12 +8,15 @@ os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
 # before triton is imported: its kernels then run on CPU tensors
 os.environ["TRITON_INTERPRET"] = "1"
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
+from timm_layeract import kernels
 from timm_layeract.data.sources import ImageSplit
+from timm_layeract.kernels import cpu, triton
 
 torch.set_num_threads(1)
 
@@ -29,6 +32,16 @@ def digits() -> ImageSplit:
     images = (torch.from_numpy(data.images[:600]) * (255 / 16)).to(torch.uint8)
     labels = torch.from_numpy(data.target[:600]).long()
     return ImageSplit(images[:, None].expand(-1, 3, -1, -1).contiguous(), labels, tuple("0123456789"))
+
+
+@pytest.fixture(params=["cpu", "triton"])
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """One fused backend after the other, forced."""
+    monkeypatch.setattr(triton, "PROGRAMS", 8)  # they take turns under the interpreter
+    if request.param == "cpu" and not cpu.available():
+        pytest.skip("the CPU kernels were not built: no C compiler where the package was installed")
+    with kernels.use_backend(request.param):
+        yield request.param
 
 
 @pytest.fixture

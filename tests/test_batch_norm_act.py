@@ -1,6 +1,5 @@
 """BatchNorm + residual + LayerAct in one pass against torch's modules one after the other, in float64."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -8,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from timm_layeract import BatchNormLayerAct2d, LASiLU, LayerAct, kernels
-from timm_layeract.kernels import cpu, triton
+from timm_layeract.kernels import cpu
 from timm_layeract.layers.batch_norm_act import norm_act
 
 from .distributed import run_processes
@@ -16,16 +15,6 @@ from .distributed import run_processes
 RESIDUALS = ["none", "plain", "normalized"]
 SHAPES = [(2, 3, 7, 5), (4, 17, 3, 3), (2, 1, 4, 4), (5, 33, 1, 1), (1, 5, 6, 6), (3, 2, 37, 41)]
 TOLERANCES = {torch.float32: 2e-5, torch.bfloat16: 2e-2}
-
-
-@pytest.fixture(params=["cpu", "triton"])
-def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """One fused backend after the other, forced."""
-    monkeypatch.setattr(triton, "PROGRAMS", 8)
-    if request.param == "cpu" and not cpu.available():
-        pytest.skip("the CPU kernels were not built: no C compiler where the package was installed")
-    with kernels.use_backend(request.param):
-        yield request.param
 
 
 def random(*shape: int, seed: int) -> Tensor:

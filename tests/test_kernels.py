@@ -4,7 +4,6 @@ import copy
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ from torch import Tensor
 import timm_layeract.functional as LF
 from timm_layeract import composite, kernels
 from timm_layeract.errors import UserError
-from timm_layeract.kernels import cpu, triton
+from timm_layeract.kernels import cpu
 
 from .oracle import layer_act_reference
 
@@ -27,16 +26,6 @@ SHAPES = [
 LARGE = [(1, 3, 101, 97), (3, 20, 31, 29)]  # more than a Triton block; more than one thread's worth
 FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 TOLERANCES = {torch.float32: 3e-6, torch.bfloat16: 8e-3}
-
-
-@pytest.fixture(params=BACKENDS)
-def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """One fused backend after the other, forced."""
-    monkeypatch.setattr(triton, "PROGRAMS", 8)  # they take turns under the interpreter
-    if request.param == "cpu" and not cpu.available():
-        pytest.skip("the CPU kernels were not built: no C compiler where the package was installed")
-    with kernels.use_backend(request.param):
-        yield request.param
 
 
 def sample(*shape: int, seed: int = 0) -> Tensor:
