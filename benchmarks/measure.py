@@ -5,7 +5,7 @@ import resource
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
@@ -29,10 +29,6 @@ class Row:
     lower_quartile: float
     upper_quartile: float
     repetitions: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """The row, with where it was measured."""
-        return {**where(), **asdict(self)}
 
 
 def where() -> dict[str, Any]:

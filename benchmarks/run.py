@@ -4,6 +4,7 @@ Imports torch, typer, rich and its siblings.
 """
 
 import csv
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +14,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from . import report
-from .measure import Row
+from .measure import Row, where
 from .networks import networks
 from .operations import growth, operations
 
@@ -53,7 +54,8 @@ def write(found: list[Row], path: Path) -> None:
     """Put the rows into a CSV, whole or not at all."""
     path.parent.mkdir(exist_ok=True)
     partial = path.with_suffix(".partial")
-    lines = [row.to_dict() for row in found]
+    place = where()
+    lines = [{**place, **asdict(row)} for row in found]
     with partial.open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(lines[0]))
         writer.writeheader()
