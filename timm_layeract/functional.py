@@ -18,19 +18,15 @@ __all__ = ["DEFAULT_ALPHA", "check_scale", "la_hardsilu", "la_silu", "layer_act"
 
 def la_silu(x: Tensor, alpha: float = DEFAULT_ALPHA) -> Tensor:
     """LA-SiLU, ``x * sigmoid(layer_normalize(x))`` (paper v3, section 3.1). Shapes and errors as `layer_act`."""
-    if not torch.jit.is_scripting():
-        kernels = kernels_for(x)
-        if kernels is not None:
-            return fused_layer_act(kernels, x, "sigmoid", alpha)
+    if not torch.jit.is_scripting():  # which knows no scale that may be a name or a function
+        return layer_act(x, "sigmoid", alpha)
     return composite.la_silu(x, alpha)
 
 
 def la_hardsilu(x: Tensor, alpha: float = DEFAULT_ALPHA) -> Tensor:
     """LA-HardSiLU, ``x * clip(n / 6 + 1/2, 0, 1)`` (paper v3, section 3.1). Shapes and errors as `layer_act`."""
-    if not torch.jit.is_scripting():
-        kernels = kernels_for(x)
-        if kernels is not None:
-            return fused_layer_act(kernels, x, "hardsigmoid", alpha)
+    if not torch.jit.is_scripting():  # which knows no scale that may be a name or a function
+        return layer_act(x, "hardsigmoid", alpha)
     return composite.la_hardsilu(x, alpha)
 
 

@@ -1,7 +1,8 @@
 """BatchNorm, an optional residual, and LayerAct in one pass over memory each way, for autograd.
 
-Imports torch and `dispatch`. The kernels make four passes over the tensors (see cpu/passes.h); what lies between them
-is here, on one number a (sample, channel). With residual r, which may have a BatchNorm of its own:
+Imports torch, `dispatch`, `layer_act` and `reductions`. The kernels make four passes over the tensors (see
+cpu/passes.h); what lies between them is here and in `reductions`. With residual r, which may have a BatchNorm of its
+own:
 
     z = A (x - M) + R (r - K) + B,   y = z s(t),   t = w n + b,   n = rho (z - mu)
 
@@ -33,6 +34,8 @@ from torch import Tensor
 
 from .. import composite
 from .dispatch import lie_as
+from .layer_act import differentiable_gradients
+from .reductions import norm_act_batch, norm_act_layer, norm_act_totals
 
 __all__ = ["BatchNorm", "fused_batch_norm_layer_act"]
 
@@ -159,7 +162,7 @@ class _FusedBatchNormLayerAct(torch.autograd.Function):
         positions = x[0, 0].numel()
         count = float(len(x) * positions)
         stats = kernels.norm_act_stats(x, r)
-        mean, squares, r_mean, r_squares = kernels.norm_act_batch(stats, positions)
+        mean, squares, r_mean, r_squares = norm_act_batch(stats, positions)
         own, other = _normalization(norm, mean, squares, count), None
         shift = -own.gain * own.remainder
         zero, one = torch.zeros_like(shift), torch.ones_like(shift)
@@ -175,7 +178,7 @@ class _FusedBatchNormLayerAct(torch.autograd.Function):
         rows = [own.centre, own.gain, shift, r_centre, r_gain]
         rows += [one if act_weight is None else act_weight.double(), zero if act_bias is None else act_bias.double()]
         channels = torch.stack([*rows, zero, zero, zero, zero]).float()
-        samples, kept = kernels.norm_act_layer(stats, channels, r is not None, positions, alpha)
+        samples, kept = norm_act_layer(stats, channels, r is not None, positions, alpha)
         ctx.save_for_backward(x, r, channels, samples, kept, None, *parameters)
         ctx.normalizations = own, other
         return kernels.norm_act_value(x, r, hard, channels, samples)
@@ -191,9 +194,9 @@ class _FusedBatchNormLayerAct(torch.autograd.Function):
             found = ctx.kernels.norm_act_backward(x, r, g, *ctx.norms, ctx.hard, saved, parameters)
             return None, None, None, None, None, *found
         sums = ctx.kernels.norm_act_sums(x, r, g, ctx.hard, channels, samples)
-        samples, totals = ctx.kernels.norm_act_totals(sums, kept, channels, samples, x[0, 0].numel())
+        samples, totals = norm_act_totals(sums, kept, channels, samples, x[0, 0].numel())
         dz, dz_x, dz_r, dact_weight, dact_bias = totals
-        dweight, dr_weight = None, None
+        dr_weight = None
         (norm, residual_norm), (own, other) = ctx.norms, ctx.normalizations
         through, of_residual = _through_batch(norm, own, dz, dz_x), None
         dweight = own.inverse * (dz_x - own.remainder * dz)
@@ -246,6 +249,4 @@ def _composite_gradient(
     if r is not None:
         z = z + (r if residual_norm is None else normalize(r, residual_norm, r_weight, r_bias))
     y = composite.layer_act(z, "hardsigmoid" if ctx.hard else "sigmoid", ctx.alpha, act_weight, act_bias)
-    inputs = [t for t in every if t is not None and t.requires_grad]
-    found = iter(torch.autograd.grad(y, inputs, g, create_graph=True))
-    return [next(found) if t is not None and t.requires_grad else None for t in every]
+    return differentiable_gradients(y, every, g)

@@ -15,7 +15,7 @@ from torch import Tensor
 from .. import composite
 from .dispatch import lie_as
 
-__all__ = ["fused_layer_act"]
+__all__ = ["differentiable_gradients", "fused_layer_act"]
 
 
 def fused_layer_act(
@@ -67,8 +67,13 @@ def _composite_gradient(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, g: Tensor, scale: str, alpha: float
 ) -> tuple[Tensor | None, ...]:
     """The same gradient by differentiable operations: of x, scale, alpha, weight and bias."""
-    inputs = [t for t in (x, weight, bias) if t is not None and t.requires_grad]
     y = composite.layer_act(x, scale, alpha, weight, bias)
-    found = iter(torch.autograd.grad(y, inputs, g, create_graph=True))
-    dx, dweight, dbias = (next(found) if t is not None and t.requires_grad else None for t in (x, weight, bias))
+    dx, dweight, dbias = differentiable_gradients(y, [x, weight, bias], g)
     return dx, None, None, dweight, dbias
+
+
+def differentiable_gradients(y: Tensor, tensors: list[Tensor | None], g: Tensor) -> list[Tensor | None]:
+    """Gradients of those of `tensors` that need one, to be differentiated again; None for the others."""
+    inputs = [t for t in tensors if t is not None and t.requires_grad]
+    found = iter(torch.autograd.grad(y, inputs, g, create_graph=True))
+    return [next(found) if t is not None and t.requires_grad else None for t in tensors]

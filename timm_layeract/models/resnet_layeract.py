@@ -25,8 +25,6 @@ class ResNetLayerAct(RecordsActivations, ResNet):
 class FusedResNetLayerAct(ResNetLayerAct, FusedStem):
     """`ResNetLayerAct`, fused."""
 
-    forward_features = FusedStem.forward_features
-
 
 # Suffix of the architecture name -> activation name.
 ACTIVATIONS = {"_lasilu": "lasilu_imagenet", "_lahardsilu": "lahardsilu_imagenet"}

@@ -1,4 +1,4 @@
-"""The CPU kernels: layeract.c, built by setup.py, loaded with ctypes. Imports torch and `reductions`.
+"""The CPU kernels: layeract.c, built by setup.py, loaded with ctypes. Imports torch.
 
 The library shares torch's OpenMP threads (it asks for the runtime by the name under which torch has loaded it), and
 takes as many as `torch.get_num_threads()`. All tensors are dense, float32 or bfloat16 alike, and lie in one memory
@@ -13,20 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..reductions import norm_act_batch, norm_act_layer, norm_act_totals
-
 __all__ = [
     "available",
     "layer_act_backward",
     "layer_act_forward",
     "norm_act_backward",
-    "norm_act_batch",
     "norm_act_forward",
     "norm_act_gradient",
-    "norm_act_layer",
     "norm_act_stats",
     "norm_act_sums",
-    "norm_act_totals",
     "norm_act_value",
 ]
 

@@ -5,6 +5,12 @@
  */
 #include "passes.h"
 
+/* The coefficients of a sample for LayerAct alone: its mean in two floats, and its inverse deviation. */
+static Sample layer_sample(const double *stats) {
+    const float M = (float)stats[0];
+    return (Sample){.M = M, .offset = (float)(M - stats[0]), .rho = (float)stats[1]};
+}
+
 /* LayerAct forward: y, and for each sample its mean and inverse deviation in stats (samples, 2). */
 int layer_act_forward(int hard, int bf16, const void *x, void *y, double *stats, double *scratch, const float *w,
                       const float *b, int64_t samples, int64_t channels, int64_t positions, int channels_last,
@@ -26,7 +32,7 @@ int layer_act_forward(int hard, int bf16, const void *x, void *y, double *stats,
         variance /= (double)(channels * positions);
         stats[2 * n] = mean;
         stats[2 * n + 1] = 1.0 / __builtin_sqrt(variance + alpha);
-        sample = (Sample){.M = (float)mean, .offset = (float)((float)mean - mean), .rho = (float)stats[2 * n + 1]};
+        sample = layer_sample(stats + 2 * n);
         own.pass = VALUE;
         failed += pass_sample(&own, &sample, n, within);
     }
@@ -43,8 +49,8 @@ int layer_act_backward(int hard, int bf16, const void *x, const void *g, void *d
 #pragma omp parallel for num_threads(over) if (over > 1) reduction(+ : failed)
     for (int64_t n = 0; n < samples; n++) {
         Job own = job;
-        const double mean = stats[2 * n], rho = stats[2 * n + 1];
-        Sample sample = {.M = (float)mean, .offset = (float)((float)mean - mean), .rho = (float)rho};
+        const double rho = stats[2 * n + 1];
+        Sample sample = layer_sample(stats + 2 * n);
         failed += pass_sample(&own, &sample, n, within);
         const double *h = sums + n * channels, *hz = h + samples * channels;
         double shift = 0.0, slope = 0.0;

@@ -1,29 +1,25 @@
 """The GPU kernels, in Triton: the same functions as `cpu`, for the same tensors on a GPU.
 
-With TRITON_INTERPRET=1 they run on CPU tensors too, slowly, to be tested. Imports torch and `reductions`, and triton
-only when the first kernel runs, as importing it takes longer than importing this package.
+With TRITON_INTERPRET=1 they run on CPU tensors too, slowly, to be tested. Imports torch, and triton only when the first
+kernel runs, as importing it takes longer than importing this package.
 """
 
 import importlib.util
 import os
+from contextlib import nullcontext
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..reductions import norm_act_batch, norm_act_layer, norm_act_totals
-
 __all__ = [
     "available",
     "layer_act_backward",
     "layer_act_forward",
-    "norm_act_batch",
     "norm_act_gradient",
-    "norm_act_layer",
     "norm_act_stats",
     "norm_act_sums",
-    "norm_act_totals",
     "norm_act_value",
 ]
 
@@ -84,7 +80,7 @@ def _run(
 
 def _on_device(x: Tensor) -> Any:
     """Triton launches on the current device; make it that of x."""
-    return torch.accelerator.device_index(x.device.index) if x.device.type in DEVICES else torch.no_grad()
+    return torch.accelerator.device_index(x.device.index) if x.device.type in DEVICES else nullcontext()
 
 
 def _power_of_two(size: int) -> int:
