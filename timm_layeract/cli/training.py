@@ -1,51 +1,27 @@
-"""The `layeract` command. Thin: every subcommand is one call into the package, which it imports when it runs."""
+"""`layeract train`, `finetune`, `recipes`. Thin: each is one call into `training`, imported when it runs."""
 
-import sys
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 
-from .errors import UserError
-
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode="rich",
-    pretty_exceptions_enable=False,
-    help="Layer-level activations for timm: train and fine-tune networks that run them.",
+from ..errors import UserError
+from .options import (
+    BatchSize,
+    Data,
+    DataName,
+    Epochs,
+    LearningRate,
+    Model,
+    NumClasses,
+    Output,
+    RecipeName,
+    Resume,
+    Seed,
+    Settings,
 )
 
-Model = Annotated[str, typer.Option("--model", "-m", help="timm model name, such as resnet20_lasilu.")]
-Data = Annotated[
-    str,
-    typer.Option(
-        "--data",
-        "-d",
-        help="Folder of parquet files (train-*.parquet, test-*.parquet), folder of images (train/CLASS/*.png or "
-        "CLASS/*.png), or id of a data set on the Hub (uoft-cs/cifar10).",
-    ),
-]
-Output = Annotated[Path, typer.Option("--output", "-o", help="New folder for log, checkpoints, model and result.")]
-RecipeName = Annotated[
-    str, typer.Option("--recipe", "-r", help="Recipe of ours (`layeract recipes` lists them) or a YAML file.")
-]
-Settings = Annotated[
-    list[str] | None,
-    typer.Option("--set", help="Another value for a key of the recipe, as key=value; may be repeated."),
-]
-Epochs = Annotated[int | None, typer.Option(help="Passes over the training images, instead of the recipe's.")]
-LearningRate = Annotated[float | None, typer.Option("--lr", help="Peak learning rate, instead of the recipe's.")]
-BatchSize = Annotated[int | None, typer.Option(help="Images in one optimizer step over all processes.")]
-Seed = Annotated[int | None, typer.Option(help="Seed of initialisation, held-out images, order, augmentation.")]
-NumClasses = Annotated[
-    int | None, typer.Option(help="Outputs of the head; as many as the data has classes if left out.")
-]
-DataName = Annotated[str | None, typer.Option(help="What results call the data; the last part of --data if left out.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Continue the run in --output after its last whole epoch.")]
 
-
-@app.command()
 def train(
     model: Model,
     data: Data,
@@ -74,7 +50,6 @@ def train(
     _train(model, data, output, recipe, settings, overrides, num_classes, data_name, resume, embed=embed)
 
 
-@app.command()
 def finetune(
     model: Model,
     data: Data,
@@ -97,10 +72,9 @@ def finetune(
     _train(model, data, output, recipe, settings, overrides, None, data_name, resume, pretrained=True)
 
 
-@app.command()
 def recipes() -> None:
     """List the recipes that ship with the package."""
-    from .training.recipe import list_recipes, load_recipe
+    from ..training.recipe import list_recipes, load_recipe
 
     for name in list_recipes():
         recipe = load_recipe(name)
@@ -121,8 +95,8 @@ def _train(
 ) -> None:
     import timm_layeract  # noqa: F401  (registers the models)
 
-    from .training.recipe import load_recipe
-    from .training.run import train
+    from ..training.recipe import load_recipe
+    from ..training.run import train
 
     changes = _parse_settings(settings or [])
     twice = [key for key, value in overrides.items() if value is not None and key in changes]
@@ -151,17 +125,3 @@ def _parse_settings(settings: list[str]) -> dict[str, Any]:
             raise UserError(f"--set takes key=value, got {setting!r}.")
         parsed[key.strip()] = yaml.safe_load(value)
     return parsed
-
-
-def main() -> NoReturn:
-    """Run the command line: a user's mistake is one line on standard error and exit code 2."""
-    try:
-        app(standalone_mode=True)
-    except UserError as error:
-        typer.echo(f"layeract: {error}", err=True)
-        sys.exit(2)
-    sys.exit(0)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,29 @@
+"""The `layeract` command: one file a group of subcommands, each subcommand one call into the package."""
+
+import sys
+from typing import NoReturn
+
+import typer
+
+from ..errors import UserError
+from .training import finetune, recipes, train
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help="Layer-level activations for timm: train and fine-tune networks that run them.",
+)
+for command in (train, finetune, recipes):
+    app.command()(command)
+
+
+def main() -> NoReturn:
+    """Run the command line: a user's mistake is one line on standard error and exit code 2."""
+    try:
+        app(standalone_mode=True)
+    except UserError as error:
+        typer.echo(f"layeract: {error}", err=True)
+        sys.exit(2)
+    sys.exit(0)

@@ -1,0 +1,34 @@
+"""Options that several subcommands share, with the words that explain them."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Model = Annotated[str, typer.Option("--model", "-m", help="timm model name, such as resnet20_lasilu.")]
+Data = Annotated[
+    str,
+    typer.Option(
+        "--data",
+        "-d",
+        help="Folder of parquet files (train-*.parquet, test-*.parquet), folder of images (train/CLASS/*.png or "
+        "CLASS/*.png), or id of a data set on the Hub (uoft-cs/cifar10).",
+    ),
+]
+Output = Annotated[Path, typer.Option("--output", "-o", help="New folder for log, checkpoints, model and result.")]
+RecipeName = Annotated[
+    str, typer.Option("--recipe", "-r", help="Recipe of ours (`layeract recipes` lists them) or a YAML file.")
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Another value for a key of the recipe, as key=value; may be repeated."),
+]
+Epochs = Annotated[int | None, typer.Option(help="Passes over the training images, instead of the recipe's.")]
+LearningRate = Annotated[float | None, typer.Option("--lr", help="Peak learning rate, instead of the recipe's.")]
+BatchSize = Annotated[int | None, typer.Option(help="Images in one optimizer step over all processes.")]
+Seed = Annotated[int | None, typer.Option(help="Seed of initialisation, held-out images, order, augmentation.")]
+NumClasses = Annotated[
+    int | None, typer.Option(help="Outputs of the head; as many as the data has classes if left out.")
+]
+DataName = Annotated[str | None, typer.Option(help="What results call the data; the last part of --data if left out.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue the run in --output after its last whole epoch.")]
