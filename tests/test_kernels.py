@@ -20,7 +20,7 @@ from .oracle import layer_act_reference
 
 BACKENDS = ["cpu", "triton"]
 SHAPES = [
-    (4, 7), (1, 5), (3, 1), (2, 3, 5), (2, 5, 7, 3), (1, 4, 3, 3), (3, 6, 1, 1), (1, 1, 1, 1), (5, 17, 13, 11),
+    (4, 7), (1, 5), (3, 2), (2, 3, 5), (2, 5, 7, 3), (1, 4, 3, 3), (3, 6, 1, 1), (1, 1, 2, 1), (5, 17, 13, 11),
     (2, 3, 2, 3, 5), (2, 37, 5, 5), (1, 3, 101, 97), (3, 20, 31, 29),
 ]  # fmt: skip
 LARGE = [(1, 3, 101, 97), (3, 20, 31, 29)]  # more than a Triton block; more than one thread's worth
@@ -213,7 +213,16 @@ def test_backend_is_visible(backend: str) -> None:
 
 def test_composite_runs_where_kernels_cannot(backend: str) -> None:
     x = torch.ones(4, 6, 8)
-    for other in (x.double(), x.half(), x[:, ::2], x.transpose(1, 2), torch.ones(3), torch.ones(0, 3), x.to("meta")):
+    for other in (
+        x.double(),
+        x.half(),
+        x[:, ::2],
+        x.transpose(1, 2),
+        torch.ones(3),
+        torch.ones(0, 3),
+        torch.ones(3, 1),
+        x.to("meta"),
+    ):
         assert kernels.backend_for(other) == "composite"
     seen: list[str] = []
 

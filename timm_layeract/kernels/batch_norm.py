@@ -193,7 +193,7 @@ class _FusedBatchNormLayerAct(torch.autograd.Function):
             saved = (channels, samples, kept, norms)
             found = ctx.kernels.norm_act_backward(x, r, g, *ctx.norms, ctx.hard, saved, parameters)
             return None, None, None, None, None, *found
-        sums = ctx.kernels.norm_act_sums(x, r, g, ctx.hard, channels, samples)
+        sums, g = ctx.kernels.norm_act_sums(x, r, g, ctx.hard, channels, samples)
         samples, totals = norm_act_totals(sums, kept, channels, samples, x[0, 0].numel())
         dz, dz_x, dz_r, dact_weight, dact_bias = totals
         dr_weight = None

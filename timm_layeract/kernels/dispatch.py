@@ -65,7 +65,8 @@ def backend_for(x: Tensor) -> Backend:
     """
     if torch.compiler.is_compiling() or type(x) not in (Tensor, torch.nn.Parameter) or x.dtype not in _DTYPES:
         return "composite"
-    if _transformed() or memory_format(x) is None or x.numel() == 0:
+    # A sample of one element has nothing to normalise, and the kernels' sums would only round its gradient.
+    if _transformed() or memory_format(x) is None or x.numel() <= len(x):
         return "composite"
     name: Backend = "cpu" if x.device.type == "cpu" and _forced != "triton" else "triton"
     if _forced not in (None, name) or not _KERNELS[name].available(x):

@@ -147,20 +147,25 @@ def norm_act_value(x: Tensor, r: Tensor | None, hard: bool, channels: Tensor, sa
     return y
 
 
-def norm_act_sums(x: Tensor, r: Tensor | None, g: Tensor, hard: bool, channels: Tensor, samples: Tensor) -> Tensor:
-    """For each (sample, channel), what the gradient needs to know of all positions; ``(5, N, C)`` float64."""
-    out = torch.empty(5, *x.shape[:2], dtype=torch.float64)
-    _pass(SUMS, hard, x, r, g, None, None, channels, samples, out)
-    return out
+def norm_act_sums(
+    x: Tensor, r: Tensor | None, g: Tensor, hard: bool, channels: Tensor, samples: Tensor
+) -> tuple[Tensor, Tensor]:
+    """For each (sample, channel), what the gradient needs to know of all positions; ``(5, N, C)`` float64.
+
+    Also what `norm_act_gradient` takes in the place of g and uses up: here the gradient but for the statistics.
+    """
+    out, u = torch.empty(5, *x.shape[:2], dtype=torch.float64), torch.empty_like(x)
+    _pass(SUMS, hard, x, r, g, u, None, channels, samples, out)
+    return out, u
 
 
 def norm_act_gradient(
-    x: Tensor, r: Tensor | None, g: Tensor, hard: bool, channels: Tensor, samples: Tensor
+    x: Tensor, r: Tensor | None, u: Tensor, hard: bool, channels: Tensor, samples: Tensor
 ) -> tuple[Tensor, Tensor | None]:
     """Gradients of x and r."""
-    dx, dr = torch.empty_like(x), None if r is None else torch.empty_like(r)
-    _pass(GRADIENT, hard, x, r, g, dx, dr, channels, samples, None)
-    return dx, dr
+    dr = None if r is None else torch.empty_like(r)
+    _pass(GRADIENT, hard, x, r, None, u, dr, channels, samples, None)
+    return u, dr
 
 
 class Norm(ctypes.Structure):

@@ -281,7 +281,7 @@ int norm_act_backward(int hard, int bf16, const void *x, const void *r, const vo
     double *totals = work + QUANTITIES * samples * channels;
     float *row[ROWS];
     for (int i = 0; i < ROWS; i++) row[i] = channels_io + i * channels;
-    int failed = norm_act_pass(SUMS, hard, bf16, x, r, g, 0, 0, channels_io, samples_io, work, samples, channels,
+    int failed = norm_act_pass(SUMS, hard, bf16, x, r, g, dx, 0, channels_io, samples_io, work, samples, channels,
                                positions, channels_last, threads);
     const int64_t all = samples * channels, share = (channels + threads - 1) / threads;
     const double P = (double)positions, size = P * (double)channels;
@@ -316,6 +316,6 @@ int norm_act_backward(int hard, int bf16, const void *x, const void *r, const vo
         if (dw) dw[c] = (float)totals[3 * channels + c];
         if (db) db[c] = (float)totals[4 * channels + c];
     }
-    return failed + norm_act_pass(GRADIENT, hard, bf16, x, r, g, dx, dr, channels_io, samples_io, 0, samples, channels,
+    return failed + norm_act_pass(GRADIENT, hard, bf16, x, r, 0, dx, dr, channels_io, samples_io, 0, samples, channels,
                                   positions, channels_last, threads);
 }
