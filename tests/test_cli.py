@@ -7,10 +7,15 @@ from pathlib import Path
 
 import pytest
 import timm
+from accelerate.tracking import GeneralTracker
+from filelock import FileLock
 
 from tests.test_sources import parquet
 from timm_layeract import cli
 from timm_layeract.data.sources import ImageSplit
+from timm_layeract.training import run
+from timm_layeract.training.recipe import list_recipes
+from timm_layeract.training.runs import list_runs
 
 ROOT = Path(__file__).parent.parent
 
@@ -39,7 +44,78 @@ def test_help_teaches(command: list[str], capsys: pytest.CaptureFixture[str]) ->
 def test_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = layeract("recipes", capsys=capsys)
     assert code == 0
-    assert {line.split()[0] for line in out.splitlines()} == {"cifar10_fast", "cifar10_resnet", "finetune"}
+    assert [line.split()[0] for line in out.splitlines()] == list_recipes()
+
+
+def test_a_dry_run_tells_what_would_be_and_leaves_nothing(
+    tmp_path: Path, digits: ImageSplit, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parquet(tmp_path / "data", digits, {"train": 100, "test": 30})
+    monkeypatch.chdir(tmp_path)
+    arguments = ["-m", "resnet20_lasilu", "-d", "data", "--epochs", "3", "--batch-size", "16"]
+    code, out, _ = layeract("train", *arguments, "--set", "image_size=[8, 8]", "--dry-run", capsys=capsys)
+    assert code == 0
+    for words in ("batch_size: 16", "269,722 parameters", "90 images to train on, 10 held out, 30 to test on, at 8x8",
+                  "15 in 3 epochs of 5", "images/s"):  # fmt: skip
+        assert words in out
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+def test_runs_are_listed_with_their_state(
+    tmp_path: Path, digits: ImageSplit, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parquet(tmp_path / "data", digits, {"train": 60, "test": 30})
+    sizes = ["--epochs", "1", "--batch-size", "16", "--set", "image_size=[8, 8]", "-d", str(tmp_path / "data")]
+    for name in ("first", "second"):
+        assert layeract("train", "-m", "resnet20", "-o", str(tmp_path / "runs" / name), *sizes, capsys=capsys)[0] == 0
+    (tmp_path / "runs" / "second" / "result.json").unlink()
+    finished, stopped = list_runs(tmp_path / "runs")
+    assert (finished["state"], stopped["state"]) == ("finished", "stopped")
+    assert finished["best"] == stopped["best"]
+    assert set(finished["test"]) == {"loss", "top1", "images"}
+    with FileLock(tmp_path / "runs" / "second" / ".lock"):
+        assert list_runs(tmp_path / "runs")[1]["state"] == "running"
+    monkeypatch.setenv("COLUMNS", "120")
+    code, out, _ = layeract("runs", str(tmp_path / "runs"), capsys=capsys)
+    assert code == 0
+    assert [line.split()[:2] for line in out.splitlines()[1:]] == [["first", "resnet20"], ["second", "resnet20"]]
+    assert "holds no runs" in layeract("runs", str(tmp_path / "data"), capsys=capsys)[2]
+    assert "no folder" in layeract("runs", str(tmp_path / "absent"), capsys=capsys)[2]
+
+
+def test_figures_reach_a_tracker(
+    tmp_path: Path, digits: ImageSplit, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parquet(tmp_path / "data", digits, {"train": 60})
+    logged: list[dict[str, float]] = []
+    monkeypatch.setattr(run, "check_tracker", lambda name: (Recorder(name, logged),))
+    arguments = ["-m", "resnet20", "-d", str(tmp_path / "data"), "-o", str(tmp_path / "run"), "--tracker", "recorder"]
+    sizes = ["--epochs", "2", "--batch-size", "16", "--set", "image_size=[8, 8]"]
+    assert layeract("train", *arguments, *sizes, capsys=capsys)[0] == 0
+    log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert [values["val/top1"] for values in logged] == [epoch["val"]["top1"] for epoch in log]
+    assert [values["step"] for values in logged] == [1, 2]
+
+
+class Recorder(GeneralTracker):
+    """A tracker that keeps what it is told."""
+
+    name = "recorder"
+    requires_logging_directory = False
+
+    def __init__(self, name: str, logged: list[dict[str, float]]) -> None:
+        super().__init__()
+        self.logged = logged
+
+    @property
+    def tracker(self) -> list[dict[str, float]]:
+        return self.logged
+
+    def store_init_configuration(self, values: dict[str, object]) -> None:
+        assert values["epochs"] == 2
+
+    def log(self, values: dict[str, float], step: int | None = None, **_: object) -> None:
+        self.logged.append({**values, "step": step or 0})
 
 
 def test_train_then_finetune_what_was_trained(
@@ -72,6 +148,7 @@ def test_train_then_finetune_what_was_trained(
         (["-m", "resnet20", "-d", "x/y", "--set", "rl=1"], "unknown key 'rl'"),
         (["-m", "resnet20", "-d", "x/y", "--set", "epochs=1", "--epochs", "2"], "epochs is given twice"),
         (["-m", "resnet20", "-d", "x/y", "--epochs", "0"], "epochs must be positive"),
+        (["-m", "resnet20", "-d", "x/y", "--epochs", "2", "--set", "steps=9"], "epochs or steps, and not both"),
         (["-m", "resnet20", "-d", "nobody/nothing"], "neither a folder here nor a Hub data set"),
     ],
 )

@@ -1,12 +1,13 @@
 """Training runs on small real images: what they leave behind, resuming, and every refusal."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
 import timm
 import torch
-from safetensors.torch import load_file
+from PIL import Image
 
 from timm_layeract.data.augment import normalize
 from timm_layeract.data.sources import ImageSplit, holdout
@@ -14,6 +15,7 @@ from timm_layeract.errors import UserError
 from timm_layeract.training import run
 from timm_layeract.training.engine import Trainer
 from timm_layeract.training.recipe import Recipe
+from timm_layeract.training.tasks import Classification
 
 RECIPE = Recipe(
     name="tiny", epochs=3, batch_size=32, lr=0.05, padding=1, flip=False, image_size=(8, 8), schedule="cosine"
@@ -43,6 +45,10 @@ def start(digits: ImageSplit, output: Path, recipe: Recipe = RECIPE, **options: 
     )  # type: ignore[arg-type]
 
 
+def engine(model: torch.nn.Module, recipe: Recipe, train: ImageSplit, val: ImageSplit, output: Path) -> Trainer:
+    return Trainer(model, recipe, Classification(model, recipe, train), train, val, output, progress=False)
+
+
 def test_a_run_leaves_log_result_and_a_model_that_loads(tmp_path: Path, digits: ImageSplit) -> None:
     lines: list[str] = []
     result = start(digits, tmp_path / "run", report=lines.append)
@@ -50,9 +56,9 @@ def test_a_run_leaves_log_result_and_a_model_that_loads(tmp_path: Path, digits: 
     log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert [record["epoch"] for record in log] == [0, 1, 2]
     assert len(lines) == 4
-    best = max(log, key=lambda record: record["val_top1"])
-    assert (result["best_epoch"], result["validation"]["top1"]) == (best["epoch"] + 1, best["val_top1"])
-    assert log[-1]["train_loss"] < log[0]["train_loss"]
+    best = max(log, key=lambda record: record["val"]["top1"])
+    assert (result["best_epoch"], result["validation"]["top1"]) == (best["epoch"] + 1, best["val"]["top1"])
+    assert log[-1]["train"]["loss"] < log[0]["train"]["loss"]
 
     loaded = timm.create_model(f"local-dir:{tmp_path / 'run' / 'model'}", pretrained=True).eval()
     test = split(digits)[1]
@@ -62,27 +68,33 @@ def test_a_run_leaves_log_result_and_a_model_that_loads(tmp_path: Path, digits: 
     assert float(top1) == pytest.approx(result["test"]["top1"])
     assert loaded.pretrained_cfg["label_names"] == list(digits.classes)
 
+    environment = json.loads((tmp_path / "run" / "environment.json").read_text())
+    assert environment["train_seconds"] >= 0
+    assert environment["versions"]["timm"] == timm.__version__
+    with Image.open(tmp_path / "run" / "curve.png") as picture:
+        assert picture.width > 2 * picture.height
 
-@pytest.mark.parametrize(
-    "changes",
-    [{}, {"ema_decay": 0.9, "optimizer": "adamw", "lr": 1e-3}, {"mixed_precision": "bf16", "channels_last": True}],
-    ids=["plain", "ema", "bf16"],
-)
-def test_an_interrupted_run_ends_like_one_that_was_not(
-    tmp_path: Path, digits: ImageSplit, changes: dict[str, object]
-) -> None:
-    recipe = RECIPE.replace(**changes)
-    start(digits, tmp_path / "whole", recipe)
-    train, validation = holdout(split(digits)[0], recipe.validation_fraction, recipe.seed)
-    (tmp_path / "cut").mkdir()
-    epochs = Trainer(network(), recipe, train, validation, tmp_path / "cut", progress=False).fit()
-    next(epochs)
-    del epochs  # the process dies after its first epoch
-    start(digits, tmp_path / "cut", recipe, resume=True)
-    whole, cut = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("whole", "cut"))
-    assert all(torch.equal(whole[key], cut[key]) for key in whole)
-    results = [json.loads((tmp_path / name / "result.json").read_text()) for name in ("whole", "cut")]
-    assert results[0]["test"] == results[1]["test"]
+
+def test_a_run_counted_in_steps_ends_within_an_epoch(tmp_path: Path, digits: ImageSplit) -> None:
+    recipe = Recipe(name="short", steps=8, batch_size=32, padding=1, flip=False, image_size=(8, 8), schedule="cosine")
+    start(digits, tmp_path / "run", recipe)  # 180 images make 5 steps an epoch
+    log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert len(log) == 2
+    assert log[-1]["lr"] == pytest.approx(0.1 * 0.5 * (1 - math.cos(math.pi * 0)), abs=1e-3)
+
+
+def test_ten_crops_are_averaged() -> None:
+    model, recipe = network().eval(), RECIPE.replace(ten_crop=(10, 10))
+    inputs = torch.randn(5, 3, 10, 10)
+    crops = [inputs[..., top : top + 8, left : left + 8] for top, left in ((0, 0), (0, 2), (2, 0), (2, 2), (1, 1))]
+    views = [*crops, *(crop.flip(-1) for crop in crops)]
+    with torch.no_grad():
+        expected = torch.stack([model(view).softmax(1) for view in views]).mean(0).log()
+        actual = Classification(model, recipe).predict(model, inputs)
+        torch.testing.assert_close(actual, expected)
+        assert torch.equal(
+            Classification(model, recipe).predict(model, inputs[..., :8, :8]), model(inputs[..., :8, :8])
+        )
 
 
 def test_a_finished_run_is_not_tested_again(
@@ -99,15 +111,15 @@ def test_a_finished_run_is_not_tested_again(
 
 def test_best_epoch_is_chosen_on_held_out_images(tmp_path: Path, digits: ImageSplit) -> None:
     training, validation = holdout(split(digits)[0], 0.1, RECIPE.seed)
-    trainer = Trainer(network(), RECIPE.replace(lr=0.3, epochs=4), training, validation, tmp_path, progress=False)
+    trainer = engine(network(), RECIPE.replace(lr=0.3, epochs=4), training, validation, tmp_path)
     weights = {}
     for record in trainer.fit():
         weights[record.epoch] = {key: value.clone() for key, value in trainer.unwrapped.state_dict().items()}
     trainer.load_best()
     best = weights[trainer.best.epoch]
     assert all(torch.equal(best[key], value) for key, value in trainer.unwrapped.state_dict().items())
-    assert trainer.evaluate(validation)["top1"] == pytest.approx(trainer.best.val_top1)
-    assert trainer.best.val_top1 == max(record.val_top1 for record in trainer.history)
+    assert trainer.evaluate(validation)["top1"] == pytest.approx(trainer.best.val["top1"])
+    assert trainer.best.val["top1"] == max(record.val["top1"] for record in trainer.history)
 
 
 def test_random_erasing_blanks_rectangles_of_training_images_only(tmp_path: Path, digits: ImageSplit) -> None:
@@ -115,7 +127,7 @@ def test_random_erasing_blanks_rectangles_of_training_images_only(tmp_path: Path
     model = network()
     model.register_forward_pre_hook(lambda m, x: seen.append((m.training, float((x[0] == 0).float().mean()))))
     train, validation = holdout(split(digits)[0], 0.1, 0)
-    list(Trainer(model, RECIPE.replace(random_erasing=0.9), train, validation, tmp_path, progress=False).fit())
+    list(engine(model, RECIPE.replace(random_erasing=0.9), train, validation, tmp_path).fit())
     # standardised images are never exactly 0 but where they were erased
     assert all((blank > 0.05) == training for training, blank in seen)
 

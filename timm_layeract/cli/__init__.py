@@ -6,7 +6,7 @@ from typing import NoReturn
 import typer
 
 from ..errors import UserError
-from .training import finetune, recipes, train
+from .training import finetune, recipes, runs, train
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -15,7 +15,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Layer-level activations for timm: train and fine-tune networks that run them.",
 )
-for command in (train, finetune, recipes):
+for command in (train, finetune, recipes, runs):
     app.command()(command)
 
 

@@ -15,7 +15,9 @@ Data = Annotated[
         "CLASS/*.png), or id of a data set on the Hub (uoft-cs/cifar10).",
     ),
 ]
-Output = Annotated[Path, typer.Option("--output", "-o", help="New folder for log, checkpoints, model and result.")]
+Output = Annotated[
+    Path | None, typer.Option("--output", "-o", help="New folder for log, checkpoints, model and result.")
+]
 RecipeName = Annotated[
     str, typer.Option("--recipe", "-r", help="Recipe of ours (`layeract recipes` lists them) or a YAML file.")
 ]
@@ -31,4 +33,17 @@ NumClasses = Annotated[
     int | None, typer.Option(help="Outputs of the head; as many as the data has classes if left out.")
 ]
 DataName = Annotated[str | None, typer.Option(help="What results call the data; the last part of --data if left out.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Continue the run in --output after its last whole epoch.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue the run in --output after its newest checkpoint.")]
+Tracker = Annotated[
+    str,
+    typer.Option(help="Also log to tensorboard, trackio, wandb or another tracker of accelerate's (installed apart)."),
+]
+CheckpointSteps = Annotated[
+    int, typer.Option(help="Optimizer steps between checkpoints; each epoch ends with one too.")
+]
+Workers = Annotated[
+    int | None, typer.Option(help="Processes that read images; by default none for data in memory, else one a core.")
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Print recipe, model size, steps and estimated time; train nothing.")
+]

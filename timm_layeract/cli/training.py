@@ -1,4 +1,4 @@
-"""`layeract train`, `finetune`, `recipes`. Thin: each is one call into `training`, imported when it runs."""
+"""`layeract train`, `finetune`, `recipes`, `runs`. Thin: each is one call into `training`, imported when it runs."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,8 +8,10 @@ import typer
 from ..errors import UserError
 from .options import (
     BatchSize,
+    CheckpointSteps,
     Data,
     DataName,
+    DryRun,
     Epochs,
     LearningRate,
     Model,
@@ -19,13 +21,15 @@ from .options import (
     Resume,
     Seed,
     Settings,
+    Tracker,
+    Workers,
 )
 
 
 def train(
     model: Model,
     data: Data,
-    output: Output,
+    output: Output = None,
     recipe: RecipeName = "cifar10_resnet",
     settings: Settings = None,
     epochs: Epochs = None,
@@ -35,6 +39,10 @@ def train(
     num_classes: NumClasses = None,
     data_name: DataName = None,
     resume: Resume = False,
+    tracker: Tracker = "none",
+    checkpoint_steps: CheckpointSteps = 500,
+    workers: Workers = None,
+    dry_run: DryRun = False,
     embed: Annotated[
         str | None, typer.Option(help="Ship the weights with the package too, under this tag (for maintainers).")
     ] = None,
@@ -47,13 +55,15 @@ def train(
     processes: `accelerate launch scripts/train.py` with the same options.
     """
     overrides = dict(epochs=epochs, lr=lr, batch_size=batch_size, seed=seed)
-    _train(model, data, output, recipe, settings, overrides, num_classes, data_name, resume, embed=embed)
+    logistics = dict(resume=resume, tracker=tracker, checkpoint_steps=checkpoint_steps, workers=workers, embed=embed)
+    what = dict(num_classes=num_classes, pretrained=False)
+    _train(model, data, output, recipe, settings, overrides, what, dry_run, data_name=data_name, **logistics)
 
 
 def finetune(
     model: Model,
     data: Data,
-    output: Output,
+    output: Output = None,
     recipe: RecipeName = "finetune",
     settings: Settings = None,
     epochs: Epochs = None,
@@ -62,6 +72,10 @@ def finetune(
     seed: Seed = None,
     data_name: DataName = None,
     resume: Resume = False,
+    tracker: Tracker = "none",
+    checkpoint_steps: CheckpointSteps = 500,
+    workers: Workers = None,
+    dry_run: DryRun = False,
 ) -> None:
     """Fine-tune a pretrained network on other data, with a new head where the classes differ.
 
@@ -69,7 +83,9 @@ def finetune(
     or `local-dir:FOLDER`.
     """
     overrides = dict(epochs=epochs, lr=lr, batch_size=batch_size, seed=seed)
-    _train(model, data, output, recipe, settings, overrides, None, data_name, resume, pretrained=True)
+    logistics = dict(resume=resume, tracker=tracker, checkpoint_steps=checkpoint_steps, workers=workers)
+    what = dict(pretrained=True)
+    _train(model, data, output, recipe, settings, overrides, what, dry_run, data_name=data_name, **logistics)
 
 
 def recipes() -> None:
@@ -78,40 +94,51 @@ def recipes() -> None:
 
     for name in list_recipes():
         recipe = load_recipe(name)
-        typer.echo(f"{name:16} {recipe.epochs:4d} epochs  {recipe.schedule:10} lr {recipe.lr:<7g} {recipe.source}")
+        length = f"{recipe.epochs} epochs" if recipe.epochs else f"{recipe.steps} steps"
+        typer.echo(f"{name:16} {length:>12}  {recipe.schedule:10} lr {recipe.lr:<7g} {recipe.source}")
+
+
+def runs(
+    folder: Annotated[Path, typer.Argument(help="Folder that holds the runs' folders.")] = Path("runs"),
+) -> None:
+    """List the runs in a folder, with their state and best figure.
+
+    Example: `layeract runs runs`.
+    """
+    from rich.console import Console
+
+    from ..training.runs import runs_table
+
+    Console().print(runs_table(folder))
 
 
 def _train(
     model: str,
     data: str,
-    output: Path,
+    output: Path | None,
     recipe: str,
     settings: list[str] | None,
     overrides: dict[str, Any],
-    num_classes: int | None,
-    data_name: str | None,
-    resume: bool,
+    what: dict[str, Any],
+    dry_run: bool,
     **options: Any,
 ) -> None:
     import timm_layeract  # noqa: F401  (registers the models)
 
+    from ..training import run
     from ..training.recipe import load_recipe
-    from ..training.run import train
 
     changes = _parse_settings(settings or [])
     twice = [key for key, value in overrides.items() if value is not None and key in changes]
     if twice:
         raise UserError(f"{twice[0]} is given twice, as --{twice[0].replace('_', '-')} and by --set.")
-    train(
-        model,
-        load_recipe(recipe, **{**overrides, **changes}),
-        data,
-        output,
-        data_name=data_name,
-        num_classes=num_classes,
-        resume=resume,
-        **options,
-    )
+    resolved = load_recipe(recipe, **{**overrides, **changes})
+    if dry_run:
+        typer.echo(run.dry_run(model, resolved, data, **what))
+    elif output is None:
+        raise UserError("Say where the run goes with --output FOLDER, or try it with --dry-run.")
+    else:
+        run.train(model, resolved, data, output, **what, **options)
 
 
 def _parse_settings(settings: list[str]) -> dict[str, Any]:

@@ -1,16 +1,18 @@
-"""Where images come from: a Hub dataset, a folder of parquet files or an image folder, decoded once into tensors.
+"""Where images come from: a Hub dataset, a folder of parquet files or an image folder.
 
-Imports datasets, torch, PIL. Reading goes through `datasets`; afterwards a split is one uint8 tensor in memory, so an
-epoch costs no Python work per image.
+Imports datasets, torch, PIL. Reading goes through `datasets`. A split that fits into memory is decoded once into one
+uint8 tensor, so that an epoch costs no Python work per image; a larger one stays on disk, and worker processes decode.
 """
 
 import hashlib
+import os
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
+from typing import IO, Any
 
 import datasets
 import numpy as np
@@ -21,9 +23,9 @@ from torch import Tensor
 
 from ..errors import UserError
 
-__all__ = ["ImageSplit", "holdout", "load_splits"]
+__all__ = ["ImageSplit", "Split", "StoredSplit", "holdout", "load_splits"]
 
-# A decoded split larger than this is refused: it would not fit beside a network on an ordinary machine.
+# A decoded split larger than this stays on disk: it would not fit beside a network on an ordinary machine.
 MAX_BYTES = 16 * 2**30
 
 
@@ -40,6 +42,7 @@ class ImageSplit(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
     images: Tensor
     labels: Tensor
     classes: tuple[str, ...]
+    workers = 0  # cutting batches from a tensor is one operation: other processes would only add copies
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -62,7 +65,55 @@ class ImageSplit(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
         return digest.hexdigest()
 
 
-def holdout(split: ImageSplit, fraction: float, seed: int) -> tuple[ImageSplit, ImageSplit]:
+@dataclass(frozen=True)
+class StoredSplit(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
+    """Images on disk, decoded when they are asked for; as `ImageSplit` in everything else.
+
+    Attributes:
+        rows: Encoded images.
+        column: Name of the image column.
+        labels: int64, ``(N,)``, indices into `classes`.
+        classes: Label names.
+        image_size: (H, W) that every image is resized to.
+        source: Named in errors.
+    """
+
+    rows: datasets.Dataset
+    column: str
+    labels: Tensor
+    classes: tuple[str, ...]
+    image_size: tuple[int, int]
+    source: str
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        files = self.rows[list(indices)][self.column]
+        images = [_read(file, self.image_size, self.source, index) for index, file in zip(indices, files, strict=True)]
+        return torch.stack(images), self.labels[torch.as_tensor(indices)]
+
+    @property
+    def workers(self) -> int:
+        """Processes that decode."""
+        return os.cpu_count() or 1
+
+    def take(self, indices: Tensor) -> "StoredSplit":
+        """The split of these rows only."""
+        return replace(self, rows=self.rows.select(indices.tolist()), labels=self.labels[indices])
+
+    def sha256(self) -> str:
+        """Hash of all labels and of a thousand images' files spread over the split: reading all would take hours."""
+        digest = hashlib.sha256(self.labels.numpy().tobytes())
+        for index in range(0, len(self), -(-len(self) // 1000)):
+            digest.update(_open_file(self.rows[index][self.column]).read())
+        return digest.hexdigest()
+
+
+Split = ImageSplit | StoredSplit
+
+
+def holdout(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
     """Divide a split at random into ``(1 - fraction, fraction)``, always alike for a seed; the second part selects."""
     held = round(len(split) * fraction)
     if held == 0 or held == len(split):
@@ -74,13 +125,16 @@ def holdout(split: ImageSplit, fraction: float, seed: int) -> tuple[ImageSplit, 
     return split.take(order[held:]), split.take(order[:held])
 
 
-def load_splits(source: str, image_size: tuple[int, int], progress: bool = True) -> dict[str, ImageSplit]:
-    """Read a labelled image data set and decode it.
+def load_splits(
+    source: str, image_size: tuple[int, int], test_size: tuple[int, int] | None = None, progress: bool = True
+) -> dict[str, Split]:
+    """Read a labelled image data set, and decode it if it fits into memory.
 
     Args:
         source: Folder with parquet files named after their split (``train-*.parquet``), folder of images as
             ``split/class/image.png`` or ``class/image.png``, or Hub data set id (``uoft-cs/cifar10``).
         image_size: (H, W) that every image is resized to, where it has another size.
+        test_size: The same for the test split; `image_size` if None.
         progress: Show a progress bar while decoding.
 
     Returns:
@@ -94,7 +148,8 @@ def load_splits(source: str, image_size: tuple[int, int], progress: bool = True)
     if "train" not in loaded:
         raise UserError(f"{source} has no 'train' split, only {', '.join(loaded)}; name the training files train*.")
     wanted = {"train": "train", **({"test": test_name} if test_name else {})}
-    return {name: _decode(loaded[split], source, image_size, progress) for name, split in wanted.items()}
+    sizes = {"train": image_size, "test": test_size or image_size}
+    return {name: _split(loaded[split], source, sizes[name], progress) for name, split in wanted.items()}
 
 
 def _open(source: str) -> datasets.DatasetDict:
@@ -128,34 +183,40 @@ def _column(split: datasets.Dataset, source: str, kind: type, what: str) -> str:
     return names[0]
 
 
-def _decode(split: datasets.Dataset, source: str, image_size: tuple[int, int], progress: bool) -> ImageSplit:
-    """Decode every image of a split into one uint8 tensor."""
-    image_column = _column(split, source, datasets.Image, "image")
-    label_column = _column(split, source, datasets.ClassLabel, "label")
-    height, width = image_size
-    size = len(split) * 3 * height * width
-    if size > MAX_BYTES:
-        raise UserError(
-            f"{source} decodes to {size / 2**30:.0f} GiB at {height}x{width}, more than the {MAX_BYTES / 2**30:.0f} "
-            f"that are held in memory; give a smaller image_size or a smaller data set."
-        )
-    images = torch.empty(len(split), 3, height, width, dtype=torch.uint8)
-    files = split.select_columns([image_column]).cast_column(image_column, datasets.Image(decode=False))
-    shown = progress and sys.stdout.isatty()
-    for index, row in enumerate(track(files, f"decoding {len(split)} images", disable=not shown, transient=True)):
-        file = row[image_column]
-        try:
-            picture = Image.open(BytesIO(file["bytes"]) if file["bytes"] else file["path"]).convert("RGB")
-        except OSError as error:
-            name = file["path"] or f"number {index}"
-            raise UserError(f"{source}: image {name} cannot be read ({error}); remove or replace it.") from error
-        if picture.size != (width, height):
-            picture = picture.resize((width, height), Image.Resampling.BILINEAR)
-        images[index] = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
-    labels = torch.tensor(split[label_column][:], dtype=torch.int64)
-    classes = tuple(split.features[label_column].names)
+def _split(rows: datasets.Dataset, source: str, image_size: tuple[int, int], progress: bool) -> Split:
+    """A split with its labels checked, decoded if it fits into memory."""
+    image_column = _column(rows, source, datasets.Image, "image")
+    label_column = _column(rows, source, datasets.ClassLabel, "label")
+    labels = torch.tensor(rows[label_column][:], dtype=torch.int64)
+    classes = tuple(rows.features[label_column].names)
     if len(labels) and (int(labels.min()) < 0 or int(labels.max()) >= len(classes)):
         raise UserError(
             f"{source} has labels from {int(labels.min())} to {int(labels.max())}, but {len(classes)} classes."
         )
+    files = rows.select_columns([image_column]).cast_column(image_column, datasets.Image(decode=False))
+    height, width = image_size
+    if len(rows) * 3 * height * width > MAX_BYTES:
+        return StoredSplit(files, image_column, labels, classes, image_size, source)
+    images = torch.empty(len(rows), 3, height, width, dtype=torch.uint8)
+    shown = progress and sys.stdout.isatty()
+    for index, row in enumerate(track(files, f"decoding {len(rows)} images", disable=not shown, transient=True)):
+        images[index] = _read(row[image_column], image_size, source, index)
     return ImageSplit(images, labels, classes)
+
+
+def _open_file(file: dict[str, Any]) -> IO[bytes]:
+    return BytesIO(file["bytes"]) if file["bytes"] else open(file["path"], "rb")
+
+
+def _read(file: dict[str, Any], image_size: tuple[int, int], source: str, index: int) -> Tensor:
+    """Decode one image of a split: uint8 ``(3, H, W)``."""
+    height, width = image_size
+    try:
+        with _open_file(file) as stream:
+            picture = Image.open(stream).convert("RGB")
+    except OSError as error:
+        name = file["path"] or f"number {index}"
+        raise UserError(f"{source}: image {name} cannot be read ({error}); remove or replace it.") from error
+    if picture.size != (width, height):
+        picture = picture.resize((width, height), Image.Resampling.BILINEAR)
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)

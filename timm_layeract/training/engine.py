@@ -1,38 +1,39 @@
-"""The training loop: a recipe, a timm model and a data set in; the best weights, a log and a result out.
+"""The training loop: a recipe, a task, a network and data in; the best weights, a log and checkpoints out.
 
 Imports accelerate, timm, `data`, `checkpoints` and its siblings. Runs as it is under `accelerate launch` and torchrun;
-only the main process writes.
+only the main process writes. What a step computes depends on seed, epoch and step alone, so that a run that died and
+was resumed ends with the bits of one that did not.
 """
 
 import json
-import shutil
+import statistics
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
-from accelerate.utils import DataLoaderConfiguration
+from accelerate.utils import send_to_device
 from safetensors.torch import load_file
-from timm.data import resolve_model_data_config
-from timm.data.random_erasing import RandomErasing
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from ..checkpoints import save_weights
-from ..data.augment import normalize, random_crop_flip
-from ..data.sources import ImageSplit
+from ..data.augment import SampleRandom
 from ..errors import UserError
+from .batches import Batches, Part, stream
+from .checkpointing import find_checkpoint, write_checkpoint
 from .optim import create_optimizer, create_schedule
 from .progress import EpochProgress
 from .recipe import Recipe
+from .tasks import Task
 
-__all__ = ["EpochRecord", "Trainer", "process_state"]
+__all__ = ["EpochRecord", "EpochTime", "Trainer", "process_state"]
 
 
 def process_state() -> PartialState:
@@ -42,64 +43,89 @@ def process_state() -> PartialState:
 
 @dataclass
 class EpochRecord:
-    """What is logged of an epoch; losses are means over images, accuracies percentages, times seconds."""
+    """What is logged of an epoch: the figures on training images (augmented, as they came) and on held-out ones."""
 
     epoch: int
     lr: float
-    train_loss: float
-    train_top1: float
-    val_loss: float
-    val_top1: float
-    images_per_second: float
+    train: dict[str, float]
+    val: dict[str, float]
+
+
+@dataclass
+class EpochTime:
+    """How long an epoch took, validation included, and how fast its training was."""
+
     seconds: float
+    images_per_second: float
 
 
 class Trainer:
     """Trains one network.
 
     Args:
-        model: timm model; its `pretrained_cfg` gives input size, mean and deviation.
+        model: timm model.
         recipe: What to do.
-        train: Training images.
-        val: Held-out images that choose the best epoch.
+        task: What it is done for.
+        train: Training data: a map-style data set that hands out uint8 batches by `__getitems__`.
+        val: Held-out data that chooses the best epoch.
         output: Folder of the run.
+        checkpoint_steps: Optimizer steps between checkpoints within an epoch; there is one at each epoch's end too.
+        workers: Processes that read data; 0 reads in this one, which is faster for data in memory.
+        trackers: Names of accelerate's trackers.
         progress: Show a progress bar.
+        report: Called with lines for a person to read.
 
     Raises:
-        UserError: Labels outside the head's classes.
+        UserError: Fewer training images than a batch, fp16 without a GPU.
     """
 
     def __init__(
-        self, model: nn.Module, recipe: Recipe, train: ImageSplit, val: ImageSplit, output: Path, progress: bool = True
+        self,
+        model: nn.Module,
+        recipe: Recipe,
+        task: Task,
+        train: Dataset[Any],
+        val: Dataset[Any],
+        output: Path,
+        *,
+        checkpoint_steps: int = 500,
+        workers: int = 0,
+        trackers: tuple[str, ...] = (),
+        progress: bool = True,
+        report: Callable[[str], None] = print,
     ) -> None:
-        self.recipe = recipe
-        self.output = output
+        self.recipe, self.task, self.output = recipe, task, output
+        self.train_data, self.val_data = train, val
+        self.checkpoint_steps, self.workers, self.report = checkpoint_steps, workers, report
         AcceleratorState._reset_state()  # a second run in one process may ask for another precision
         if recipe.mixed_precision == "fp16" and process_state().device.type == "cpu":
             raise UserError("mixed_precision 'fp16' needs a GPU; give 'bf16' or 'no'.")
         self.accelerator = Accelerator(
             cpu=process_state().device.type == "cpu",
             mixed_precision=recipe.mixed_precision,
-            # The seedable sampler gives every epoch its own order, the same after a resume.
-            dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True, data_seed=recipe.seed),
+            log_with=list(trackers) or None,
+            project_dir=output,
         )
         self.progress = progress and self.accelerator.is_main_process
-        _check_classes(model, train)
-        _check_classes(model, val)
-        data_config = resolve_model_data_config(model)
-        self.mean, self.std = data_config["mean"], data_config["std"]
-        self.erase = RandomErasing(recipe.random_erasing, device=self.accelerator.device)
-        # One process takes its share of the batch that makes one optimizer step.
-        share = max(1, recipe.batch_size // self.accelerator.num_processes)
-        self.train_loader = self._loader(train, share, shuffle=True)
-        self.val_loader = self._loader(val, 4 * share)
+        process, processes = self.accelerator.process_index, self.accelerator.num_processes
+        images = len(train)  # type: ignore[arg-type]
+        self.batches = Batches(images, recipe.batch_size, recipe.seed, recipe.accumulate, process, processes)
         if recipe.channels_last:
             model = model.to(memory_format=torch.channels_last)
         optimizer = create_optimizer(model, recipe)
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
-        self.schedule = create_schedule(optimizer, recipe, recipe.epochs * len(self.train_loader))
+        if recipe.sync_batch_norm:
+            # Not before: DistributedDataParallel refuses it on the CPU, where only the fused networks can do it.
+            nn.SyncBatchNorm.convert_sync_batchnorm(self.unwrapped)
+        self.total_steps = recipe.steps or (recipe.epochs or 0) * self.batches.steps
+        # Not prepared: accelerate would step it once for every process.
+        self.schedule = create_schedule(optimizer, recipe, self.total_steps)
         self.ema = ModelEmaV3(self.unwrapped, decay=recipe.ema_decay, use_warmup=True) if recipe.ema_decay else None
+        self.step = 0  # optimizer steps done
         self.history: list[EpochRecord] = []
+        self.times: list[EpochTime] = []
+        self.seconds = 0.0  # that this epoch has taken, in processes before this one
+        self.sums: Tensor | None = None  # of the epoch's measurements so far, and their count, in this process
         self.accelerator.register_for_checkpointing(self.schedule, self, *([self.ema] if self.ema else []))
 
     @property
@@ -113,153 +139,180 @@ class Trainer:
         return self.ema.module if self.ema else self.unwrapped
 
     @property
-    def best(self) -> EpochRecord:
-        """The epoch with the highest accuracy on held-out images (the first of equals)."""
-        return max(self.history, key=lambda record: record.val_top1)
+    def epochs(self) -> int:
+        """Epochs of the run; the last one is shorter where the recipe counts steps."""
+        return -(-self.total_steps // self.batches.steps)
 
     @property
-    def checkpoint(self) -> Path:
-        """Folder of the newest checkpoint."""
-        return self.output / "checkpoint"
+    def best(self) -> EpochRecord:
+        """The epoch with the highest monitored figure on held-out data (the first of equals)."""
+        return max(self.history, key=lambda record: record.val[self.task.monitor])
 
     @property
     def best_weights(self) -> Path:
         """State dict of the best epoch so far."""
         return self.output / "best.safetensors"
 
-    def _loader(self, split: ImageSplit, batch_size: int, shuffle: bool = False) -> DataLoader[Any]:
-        # Batches are cut from tensors in memory by one indexing operation: workers would only add copies.
-        loader = DataLoader(split, batch_size, shuffle=shuffle, drop_last=shuffle, collate_fn=lambda batch: batch)
-        if shuffle and len(loader) == 0:
-            raise UserError(
-                f"{len(split)} training images do not fill one batch of {batch_size}; give a smaller batch_size."
-            )
-        return self.accelerator.prepare(loader)
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints."""
+        return self.output / "checkpoints"
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps beside weights, optimizer and schedule."""
-        return {"history": [vars(record) for record in self.history]}
+        # A row for each process, as sums that are added in another order have other last digits.
+        sums = None if self.sums is None else self.accelerator.gather(self._to_device(self.sums[None])).cpu()
+        return {
+            "history": [asdict(record) for record in self.history],
+            "times": [asdict(record) for record in self.times],
+            "seconds": self.seconds,
+            "step": self.step,
+            "sums": sums,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a checkpoint's history."""
+        """Continue from a checkpoint."""
         self.history = [EpochRecord(**record) for record in state["history"]]
+        self.times = [EpochTime(**record) for record in state["times"]]
+        self.step, self.seconds = state["step"], state["seconds"]
+        self.sums = None if state["sums"] is None else state["sums"][self.accelerator.process_index]
 
     def resume(self) -> None:
-        """Continue after the last whole epoch, if there is a checkpoint."""
-        newest = self.checkpoint if self.checkpoint.is_dir() else self.output / "checkpoint.old"
-        if newest.is_dir():
-            self.accelerator.load_state(str(newest))
+        """Continue after the newest undamaged checkpoint, if there is any."""
+        checkpoint = find_checkpoint(self.checkpoints, self.report)
+        if checkpoint is not None:
+            self.accelerator.load_state(str(checkpoint))
 
     def fit(self) -> Iterator[EpochRecord]:
         """Train the epochs that are left, yielding each one's record after its checkpoint is on disk."""
-        for epoch in range(len(self.history), self.recipe.epochs):
-            record = self._epoch(epoch)
+        self.output.mkdir(parents=True, exist_ok=True)
+        while len(self.history) < self.epochs:
+            record = self._epoch(len(self.history))
             self.history.append(record)
-            self._save(improved=self.best is record)
+            self.sums, self.seconds = None, 0.0
+            if self.best is record and self.accelerator.is_main_process:
+                save_weights(self.evaluated, self.best_weights)
+            self._checkpoint()
+            if self.accelerator.is_main_process:
+                lines = [json.dumps(asdict(each)) + "\n" for each in self.history]
+                partial = self.output / "log.jsonl.partial"
+                partial.write_text("".join(lines))
+                partial.replace(self.output / "log.jsonl")
             yield record
+
+    def time_step(self, steps: int) -> float:
+        """Median seconds of a training step, after two to warm up; leaves the network trained by them."""
+        parts = self.batches.parts(0, 0, min(steps + 2, self.batches.steps))
+        taken, started = [], time.perf_counter()
+        self.model.train()
+        for part, batch in zip(parts, self._load(self.train_data, [p.indices for p in parts]), strict=True):
+            self._part(0, part, batch)
+            if part.last:
+                self._optimizer_step()
+                taken.append(time.perf_counter() - started)
+                started = time.perf_counter()
+        return statistics.median(taken[2:] or taken)
 
     def load_best(self) -> None:
         """Put the best epoch's weights into the evaluated network."""
         self.evaluated.load_state_dict(load_file(self.best_weights))
 
-    def evaluate(self, split: ImageSplit) -> dict[str, float]:
-        """Mean loss and top-1 accuracy (percent) of the evaluated network on a split."""
-        loss, top1 = self._evaluate(self._loader(split, self.recipe.batch_size))
-        return {"loss": loss, "top1": top1, "images": len(split)}
+    def evaluate(self, data: Dataset[Any]) -> dict[str, float]:
+        """The task's figures of the evaluated network on a data set, every sample counted once."""
+        network = self.evaluated.eval()
+        process, processes = self.accelerator.process_index, self.accelerator.num_processes
+        rows = range(process, len(data), processes)  # type: ignore[arg-type]
+        size = max(1, 4 * self.recipe.batch_size // processes)
+        sums = None
+        with torch.no_grad(), self.accelerator.autocast():
+            for batch in self._load(data, [list(rows[start : start + size]) for start in range(0, len(rows), size)]):
+                inputs, targets = self.task.inputs(batch, None)
+                outputs = self.task.predict(network, self._lay_out(inputs))
+                sums = self._add(sums, self.task.measure(outputs, targets))
+        return self._figures(sums)
+
+    def _checkpoint(self) -> None:
+        write_checkpoint(self.accelerator, self.checkpoints, self.step)
 
     def _epoch(self, epoch: int) -> EpochRecord:
-        """Train one epoch and validate."""
-        recipe, started = self.recipe, time.perf_counter()
+        """Train what is left of an epoch, and validate."""
+        started, recipe = time.perf_counter() - self.seconds, self.recipe
+        start = epoch * self.batches.steps
+        first, end = self.step - start, min(self.batches.steps, self.total_steps - start)
         self.model.train()
-        self.train_loader.set_epoch(epoch)  # type: ignore[attr-defined]
-        generator = torch.Generator().manual_seed(_stream(recipe.seed, epoch, self.accelerator.process_index))
-        totals = torch.zeros(3, device=self.accelerator.device)
-        steps = len(self.train_loader)
-        with EpochProgress(f"epoch {epoch + 1}/{recipe.epochs}", steps, enabled=self.progress) as bar:
-            for index, (images, labels) in enumerate(self.train_loader):
-                images = random_crop_flip(images, recipe.padding, recipe.flip, generator)
-                loss, correct = self._step(self.erase(self._input(images)), labels)
-                totals += torch.stack([loss * len(labels), correct, totals.new_tensor(len(labels))])
-                if not bool(torch.isfinite(totals[0])):
-                    raise UserError(
-                        f"The loss is not finite in epoch {epoch + 1}, step {index + 1} "
-                        f"(lr {self.schedule.get_last_lr()[0]:.3g}): give a smaller --lr, or mixed_precision 'no'."
-                    )
-                bar.advance(totals, self.accelerator.num_processes)
-        trained = time.perf_counter() - started
-        loss_sum, correct, count = self.accelerator.reduce(totals, "sum").tolist()
-        val_loss, val_top1 = self._evaluate(self.val_loader)
-        return EpochRecord(
-            epoch=epoch,
-            lr=float(self.schedule.get_last_lr()[0]),
-            train_loss=loss_sum / count,
-            train_top1=100 * correct / count,
-            val_loss=val_loss,
-            val_top1=val_top1,
-            images_per_second=count / trained,
-            seconds=time.perf_counter() - started,
-        )
+        parts = self.batches.parts(epoch, first, end)
+        with EpochProgress(f"epoch {epoch + 1}/{self.epochs}", end, first, enabled=self.progress) as bar:
+            for part, batch in zip(parts, self._load(self.train_data, [p.indices for p in parts]), strict=True):
+                measured = self._part(epoch, part, batch)
+                self.sums = self._add(self.sums, measured)
+                if not part.last:
+                    continue
+                self._optimizer_step()
+                bar.advance(lambda: self._figures(self.sums, everywhere=False), recipe.batch_size)
+                if self.step % self.checkpoint_steps == 0 and self.step < start + end:
+                    self.seconds = time.perf_counter() - started
+                    self._checkpoint()
+        speed = end * recipe.batch_size / (time.perf_counter() - started)
+        lr = float(self.schedule.get_last_lr()[0])
+        record = EpochRecord(epoch, lr, self._figures(self.sums), self.evaluate(self.val_data))
+        self.times.append(EpochTime(time.perf_counter() - started, speed))
+        return record
 
-    def _input(self, images: Tensor) -> Tensor:
-        batch = normalize(images, self.mean, self.std)
-        return batch.contiguous(memory_format=torch.channels_last) if self.recipe.channels_last else batch
+    def _part(self, epoch: int, part: Part, batch: tuple[Tensor, ...]) -> Tensor:
+        """Add the gradients of one part of a step; returns what the task measured."""
+        seed = stream(self.recipe.seed, epoch, part.step)
+        # Whatever the network draws (dropout, stochastic depth), it draws again after a resume.
+        torch.manual_seed(stream(seed, part.rows.start))
+        random = SampleRandom(seed, self.recipe.batch_size, part.rows)
+        inputs, targets = self.task.inputs(batch, random)
+        # Processes exchange gradients once a step, in its last part.
+        with nullcontext() if part.last else self.accelerator.no_sync(self.model):
+            outputs = self.model(self._lay_out(inputs))
+            loss = self.task.loss(outputs, targets)
+            if not bool(torch.isfinite(loss)):
+                raise UserError(
+                    f"The loss is not finite in epoch {epoch + 1}, step {part.step + 1} "
+                    f"(lr {self.schedule.get_last_lr()[0]:.3g}): give a smaller --lr, or mixed_precision 'no'."
+                )
+            # Means over parts of unequal size weigh by their share; gradients are averaged over processes.
+            share = len(part.indices) / self.recipe.batch_size * self.accelerator.num_processes
+            self.accelerator.backward(loss * share)
+        return self.task.measure(outputs.detach(), targets)
 
-    def _step(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """One optimizer step; returns the batch's mean loss and number of correct answers."""
-        logits = self.model(images)
-        loss = F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
-        self.accelerator.backward(loss)
+    def _optimizer_step(self) -> None:
         self.optimizer.step()
         self.optimizer.zero_grad()
         if not self.accelerator.optimizer_step_was_skipped:
             self.schedule.step()
+        self.step += 1
         if self.ema:
-            self.ema.update(self.unwrapped)
-        return loss.detach(), (logits.detach().argmax(1) == labels).sum()
+            self.ema.update(self.unwrapped, self.step)
 
-    @torch.no_grad()
-    def _evaluate(self, loader: DataLoader[Any]) -> tuple[float, float]:
-        """Mean loss and accuracy (percent), every image counted once whatever the number of processes."""
-        network = self.evaluated
-        network.eval()
-        losses, hits = [], []
-        with self.accelerator.autocast():
-            for images, labels in loader:
-                logits = network(self._input(images)).float()
-                loss = F.cross_entropy(logits, labels, reduction="none")
-                loss, hit = self.accelerator.gather_for_metrics((loss, logits.argmax(1) == labels))
-                losses.append(loss)
-                hits.append(hit)
-        return float(torch.cat(losses).double().mean()), 100 * float(torch.cat(hits).double().mean())
+    def _load(self, data: Dataset[Any], batches: list[list[int]]) -> Iterator[tuple[Tensor, ...]]:
+        """The batches of these rows, on this process's device."""
+        loader = DataLoader(data, batch_sampler=batches, collate_fn=_as_it_is, num_workers=self.workers)
+        return (send_to_device(batch, self.accelerator.device, non_blocking=True) for batch in loader)
 
-    def _save(self, improved: bool) -> None:
-        """Write the checkpoint beside the old one, then put it in its place; keep the best weights."""
-        fresh = self.output / "checkpoint.partial"
-        self.accelerator.save_state(str(fresh))
-        if self.accelerator.is_main_process:
-            if improved:
-                save_weights(self.evaluated, self.best_weights)
-            old = self.output / "checkpoint.old"
-            shutil.rmtree(old, ignore_errors=True)
-            if self.checkpoint.exists():
-                self.checkpoint.rename(old)
-            fresh.rename(self.checkpoint)
-            shutil.rmtree(old, ignore_errors=True)
-            with (self.output / "log.jsonl").open("w") as log:
-                log.writelines(json.dumps(vars(record)) + "\n" for record in self.history)
-        self.accelerator.wait_for_everyone()
+    def _lay_out(self, inputs: Tensor) -> Tensor:
+        return inputs.contiguous(memory_format=torch.channels_last) if self.recipe.channels_last else inputs
+
+    def _add(self, sums: Tensor | None, measured: Tensor) -> Tensor:
+        """Sums over samples, and their count, in float64 (on the CPU, as not every device has it)."""
+        fresh = torch.cat([measured.sum(0).cpu().double(), torch.tensor([len(measured)], dtype=torch.float64)])
+        return fresh if sums is None else sums + fresh
+
+    def _to_device(self, sums: Tensor) -> Tensor:
+        """Where processes can exchange it."""
+        return sums.to(self.accelerator.device) if self.accelerator.num_processes > 1 else sums
+
+    def _figures(self, sums: Tensor | None, everywhere: bool = True) -> dict[str, float]:
+        """The task's figures from the sums of this process, or of all."""
+        assert sums is not None, "no data set is empty"
+        if everywhere:
+            sums = self.accelerator.reduce(self._to_device(sums), "sum")
+        *totals, count = sums.tolist()
+        return self.task.summarise([total / count for total in totals])
 
 
-def _stream(seed: int, epoch: int, process: int) -> int:
-    """A seed of its own for each epoch and process, so that a resumed epoch draws what it would have drawn."""
-    return (seed * 1_000_003 + epoch) * 1_009 + process
-
-
-def _check_classes(model: nn.Module, split: ImageSplit) -> None:
-    """Refuse labels that the head has no output for."""
-    highest = int(split.labels.max())
-    if highest >= int(model.num_classes):  # type: ignore[arg-type]
-        raise UserError(
-            f"The data has labels up to {highest} ({len(split.classes)} classes), the model's head has "
-            f"{model.num_classes}; leave --num-classes out, or give at least {len(split.classes)}."
-        )
+def _as_it_is(batch: Any) -> Any:
+    return batch

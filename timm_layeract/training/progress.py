@@ -1,13 +1,18 @@
-"""What a person sees of an epoch: a bar with loss, accuracy, images per second and time left. Imports rich."""
+"""What a person sees of an epoch: a bar with its figures, images per second and time left. Imports rich."""
 
 import sys
 import time
+from collections.abc import Callable
 from types import TracebackType
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import Tensor
 
-__all__ = ["EpochProgress"]
+__all__ = ["EpochProgress", "show_figures"]
+
+
+def show_figures(figures: dict[str, float]) -> str:
+    """``{"loss": 0.41, "top1": 88.3}`` as ``loss 0.4100  top1 88.30``: percentages have two digits, the rest four."""
+    return "  ".join(f"{name} {value:.{2 if value >= 10 else 4}f}" for name, value in figures.items())
 
 
 class EpochProgress:
@@ -16,12 +21,13 @@ class EpochProgress:
     Args:
         title: Shown at the left.
         steps: Number of steps.
+        done: Steps done before, in a run that was resumed.
         enabled: Show it, where the output is a terminal.
     """
 
     INTERVAL = 0.5  # seconds between looks at the running totals, which cost a synchronisation on a GPU
 
-    def __init__(self, title: str, steps: int, enabled: bool = True) -> None:
+    def __init__(self, title: str, steps: int, done: int = 0, enabled: bool = True) -> None:
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -31,8 +37,8 @@ class EpochProgress:
             transient=True,
             disable=not (enabled and sys.stdout.isatty()),
         )
-        self._task = self._bar.add_task(title, total=steps, figures="")
-        self._done = 0
+        self._task = self._bar.add_task(title, total=steps, completed=done, figures="")
+        self._done, self._before = done, done
 
     def __enter__(self) -> "EpochProgress":
         self._bar.start()
@@ -44,14 +50,12 @@ class EpochProgress:
     ) -> None:
         self._bar.stop()
 
-    def advance(self, totals: Tensor, processes: int = 1) -> None:
-        """One step further; `totals` holds this process's sums of loss and of correct answers, and its image count."""
+    def advance(self, figures: Callable[[], dict[str, float]], images: int) -> None:
+        """One step of so many images further; `figures` is asked now and then for what to show."""
         self._done += 1
         now = time.perf_counter()
         if self._bar.disable or now - self._looked < self.INTERVAL:
             return
         self._looked = now
-        loss, correct, count = totals.tolist()
-        rate = processes * count / (now - self._started)
-        figures = f"loss {loss / count:.3f}  top-1 {100 * correct / count:5.2f} %  {rate:.0f} img/s"
-        self._bar.update(self._task, completed=self._done, figures=figures)
+        rate = (self._done - self._before) * images / (now - self._started)
+        self._bar.update(self._task, completed=self._done, figures=f"{show_figures(figures())}  {rate:.0f} img/s")

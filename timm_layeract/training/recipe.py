@@ -27,8 +27,10 @@ class Recipe:
     Attributes:
         name: Name in results; the file's stem.
         source: Where the recipe comes from: a paper and section, or our own.
-        epochs: Passes over the training images.
+        epochs: Passes over the training images; None where `steps` says how long the run is.
+        steps: Optimizer steps in all; None where `epochs` says how long the run is.
         batch_size: Images in one optimizer step, over all processes together.
+        accumulate: Parts that a process takes its share of a batch in, where memory does not hold it at once.
         seed: Of initialisation, held-out images, order and augmentation.
         optimizer: ``sgd`` (with `momentum`, optionally `nesterov`) or ``adamw``.
         lr: Peak learning rate.
@@ -44,7 +46,10 @@ class Recipe:
         ema_decay: Decay of the averaged copy of the weights that is evaluated and saved; 0 keeps no copy.
         mixed_precision: ``no``, ``bf16`` or ``fp16`` autocast.
         channels_last: Memory format of the network.
+        sync_batch_norm: BatchNorm over the images of all processes; on GPUs, or in a fused network.
         image_size: (H, W) of the input, None for the model's own.
+        ten_crop: (H, W) that test images are resized to, of which ten crops of the input's size are averaged (corners
+            and centre, and mirrored; Krizhevsky et al. 2012); None for one look at the whole image.
         padding: Pixels of padding for the random crop.
         flip: Mirror half of the images.
         random_erasing: Probability that a rectangle of an image becomes the mean colour (Zhong et al. 2017).
@@ -53,8 +58,10 @@ class Recipe:
 
     name: str = "custom"
     source: str = ""
-    epochs: int = 40
+    epochs: int | None = None
+    steps: int | None = None
     batch_size: int = 128
+    accumulate: int = 1
     seed: int = 11
     optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: float = 0.1
@@ -69,7 +76,9 @@ class Recipe:
     ema_decay: float = 0.0
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     channels_last: bool = False
+    sync_batch_norm: bool = False
     image_size: tuple[int, int] | None = None
+    ten_crop: tuple[int, int] | None = None
     padding: int = 4
     flip: bool = True
     random_erasing: float = 0.0
@@ -77,7 +86,9 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Refuse values that no run can have."""
-        positive = ("epochs", "batch_size", "lr")
+        if (self.epochs is None) == (self.steps is None):
+            raise UserError(f"Recipe {self.name}: give epochs or steps, and not both.")
+        positive = ("steps" if self.epochs is None else "epochs", "batch_size", "accumulate", "lr")
         fractions = ("warmup", "label_smoothing", "ema_decay", "momentum", "random_erasing", "validation_fraction")
         for name in positive:
             if not getattr(self, name) > 0:
@@ -90,7 +101,7 @@ class Recipe:
 
     def replace(self, **changes: Any) -> "Recipe":
         """A copy with some values changed, checked like a file's."""
-        return recipe_from_dict({**dataclasses.asdict(self), **changes}, f"recipe {self.name}")
+        return recipe_from_dict(_changed(dataclasses.asdict(self), changes), f"recipe {self.name}")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as JSON holds them in results; `recipe_from_dict` reads them back."""
@@ -126,7 +137,14 @@ def load_recipe(name_or_path: str, **overrides: Any) -> Recipe:
     if not isinstance(values, dict):
         raise UserError(f"{path.name} must hold 'key: value' lines, got {type(values).__name__}.")
     changes = {key: value for key, value in overrides.items() if value is not None}
-    return recipe_from_dict({"name": path.stem, **values, **changes}, path.name)
+    return recipe_from_dict({"name": path.stem, **_changed(values, changes)}, path.name)
+
+
+def _changed(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Values with some replaced; a new length of the run replaces the old one, in whichever unit that was."""
+    if changes.get("epochs") is not None or changes.get("steps") is not None:
+        values = {key: value for key, value in values.items() if key not in ("epochs", "steps")}
+    return {**values, **changes}
 
 
 def recipe_from_dict(values: dict[str, Any], where: str) -> Recipe:

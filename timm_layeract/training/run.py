@@ -1,11 +1,13 @@
 """A run from start to result: model and data by name, an output folder, resuming, the exported model and its figures.
 
-Imports timm, `checkpoints`, `data` and the `engine`. A run's folder holds run.json (what it is), log.jsonl (a line an
-epoch), checkpoint/ and best.safetensors while it goes, and model/ (Hub layout) and result.json at its end.
+Imports timm, `checkpoints`, `data` and its siblings. A run's folder holds run.json (what it is), log.jsonl (a line an
+epoch), checkpoints/ and best.safetensors while it goes; at its end also model/ (Hub layout), result.json, which is the
+same whenever and wherever the run is repeated, environment.json (device, versions, time taken) and curve.png.
 """
 
 import json
 import platform
+import statistics
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -15,15 +17,21 @@ from typing import Any
 
 import timm
 import torch
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from accelerate.utils import set_seed
 
 from ..checkpoints import embed_checkpoint, save_pretrained
-from ..data.sources import ImageSplit, holdout, load_splits
+from ..data.sources import Split, holdout, load_splits
 from ..errors import UserError, did_you_mean
+from ..fingerprint import activation_fingerprint
+from .curves import plot_curves
 from .engine import EpochRecord, Trainer, process_state
+from .folder import check_output, flatten, own_folder, write_json
+from .progress import show_figures
 from .recipe import Recipe
+from .tasks import Classification
 
-__all__ = ["create_network", "train", "train_on"]
+__all__ = ["create_network", "dry_run", "train", "train_on"]
 
 Report = Callable[[str], None]
 
@@ -37,10 +45,8 @@ def train(
     data_name: str | None = None,
     pretrained: bool = False,
     num_classes: int | None = None,
-    resume: bool = False,
-    embed: str | None = None,
     progress: bool = True,
-    report: Report = print,
+    **options: Any,
 ) -> dict[str, Any]:
     """Train a registered model on a data set by name; returns what result.json holds.
 
@@ -52,25 +58,15 @@ def train(
         data_name: What the data is called in results; the last part of `data` if None.
         pretrained: Start from the model's weights, with a new head where the classes differ in number.
         num_classes: Outputs of the head; the data's number of classes if None.
-        resume: Continue the run in `output` after its last whole epoch.
-        embed: Also ship the weights with the package, under this tag.
         progress: Show progress bars.
-        report: Called with lines for a person to read.
+        **options: As of `train_on`.
 
     Raises:
         UserError: Unknown model, unreadable data, labels outside the head, used output folder, other run to resume,
             loss not finite.
     """
-    check_model_name(model_name)
-    output = Path(output)
-    check_output(output, resume)
-    height, width = recipe.image_size or timm.get_pretrained_cfg(model_name).input_size[1:]  # type: ignore[union-attr]
-    state = process_state()
-    with state.main_process_first():  # the first to read fills the cache that the others read
-        splits = load_splits(data, (height, width), progress=progress and state.is_main_process)
-    classes = num_classes or len(splits["train"].classes)
-    set_seed(recipe.seed)
-    model = create_network(model_name, pretrained, classes)
+    check_output(Path(output), options.get("resume", False))
+    model, splits = prepare(model_name, recipe, data, pretrained, num_classes, progress)
     return train_on(
         model,
         recipe,
@@ -79,28 +75,59 @@ def train(
         output,
         data_name=data_name or Path(data).name,
         started_from=model_name if pretrained else None,
-        resume=resume,
-        embed=embed,
         progress=progress,
-        report=report,
+        **options,
     )
+
+
+def prepare(
+    model_name: str, recipe: Recipe, data: str, pretrained: bool, num_classes: int | None, progress: bool
+) -> tuple[torch.nn.Module, dict[str, Split]]:
+    """The network as its seed initialises it, and the splits of a data set; arguments as of `train`."""
+    check_model_name(model_name)
+    size = recipe.image_size or tuple(timm.get_pretrained_cfg(model_name).input_size[1:])  # type: ignore[union-attr]
+    state = process_state()
+    with state.main_process_first():  # the first to read fills the cache that the others read
+        splits = load_splits(data, size, recipe.ten_crop, progress=progress and state.is_main_process)
+    set_seed(recipe.seed)
+    return create_network(model_name, pretrained, num_classes or len(splits["train"].classes)), splits
 
 
 def train_on(
     model: torch.nn.Module,
     recipe: Recipe,
-    train_split: ImageSplit,
-    test_split: ImageSplit | None,
+    train_split: Split,
+    test_split: Split | None,
     output: str | Path,
     *,
     data_name: str,
     started_from: str | None = None,
     resume: bool = False,
     embed: str | None = None,
+    tracker: str = "none",
+    checkpoint_steps: int = 500,
+    workers: int | None = None,
     progress: bool = True,
     report: Report = print,
 ) -> dict[str, Any]:
-    """Train a network on splits in memory; arguments as `train`, `started_from` names the weights it came with."""
+    """Train a network on splits that are open already.
+
+    Args:
+        model: timm model.
+        recipe: What to do.
+        train_split: A part of it is held out to choose the best epoch.
+        test_split: Read once, at the end; None for none.
+        output: Folder of the run; must be new or empty unless `resume`.
+        data_name: What the data is called in results.
+        started_from: Names the weights that the model came with.
+        resume: Continue the run in `output` after its newest checkpoint.
+        embed: Also ship the weights with the package, under this tag.
+        tracker: ``none``, or one of accelerate's trackers (``tensorboard``, ``trackio``, ``wandb``, ...).
+        checkpoint_steps: Optimizer steps between checkpoints within an epoch.
+        workers: Processes that read data; none for data in memory, else as many as there are cores, if None.
+        progress: Show progress bars.
+        report: Called with lines for a person to read.
+    """
     output = Path(output)
     check_output(output, resume)
     state = process_state()
@@ -108,8 +135,11 @@ def train_on(
     training, validation = holdout(train_split, recipe.validation_fraction, recipe.seed)
     identity = {
         "model": model.pretrained_cfg["architecture"],  # type: ignore[index]
+        "activations": activation_fingerprint(model),
         "started_from": started_from,
         "recipe": recipe.to_dict(),
+        "monitor": Classification.monitor,
+        "processes": state.num_processes,
         "data": {
             "name": data_name,
             "train_images": len(training),
@@ -119,29 +149,70 @@ def train_on(
             "test_sha256": test_split.sha256() if test_split else None,
         },
     }
-    trainer = Trainer(model, recipe, training, validation, output, progress)
-    if state.is_main_process:
-        _claim(output, identity)
-    state.wait_for_everyone()
-    trainer.resume()
-    for record in trainer.fit():
-        say(_line(record, recipe.epochs))
-    result_path = output / "result.json"
-    if result_path.exists():  # a finished run resumed: the test images have been read, once
-        result = json.loads(result_path.read_text())
-        trainer.load_best()
-    else:
+    trainer = Trainer(
+        model,
+        recipe,
+        Classification(model, recipe, train_split),
+        training,
+        validation,
+        output,
+        checkpoint_steps=checkpoint_steps,
+        workers=train_split.workers if workers is None else workers,
+        trackers=check_tracker(tracker),
+        progress=progress,
+        report=say,
+    )
+    with own_folder(output, identity, state.is_main_process):
+        state.wait_for_everyone()
+        trainer.resume()
+        trainer.accelerator.init_trackers("timm_layeract", config=flatten(recipe.to_dict()))
+        for record in trainer.fit():
+            say(_line(record, trainer))
+            parts = {"train": record.train, "val": record.val}
+            figures = {f"{part}/{name}": value for part, each in parts.items() for name, value in each.items()}
+            trainer.accelerator.log({"lr": record.lr, **figures}, record.epoch + 1)
+        for each in trainer.accelerator.trackers:
+            each.finish()
         result = _finish(trainer, identity, test_split)
-    if state.is_main_process:
-        network = trainer.evaluated
-        save_pretrained(network, output / "model", train_split.classes)
-        _write_json(result_path, result)
-        say(_summary(result, output))
-        if embed:
-            name = embed_checkpoint(network, embed, {**result, "label_names": list(train_split.classes)})
-            say(f"embedded as {name}")
-    state.wait_for_everyone()
+        if state.is_main_process:
+            save_pretrained(trainer.evaluated, output / "model", train_split.classes)
+            plot_curves(trainer.history, trainer.best.epoch, trainer.task.monitor, output / "curve.png")
+            say(_summary(result, output))
+            if embed:
+                environment = json.loads((output / "environment.json").read_text())
+                entry = {**result, **environment, "label_names": list(train_split.classes)}
+                say(f"embedded as {embed_checkpoint(trainer.evaluated, embed, entry)}")
+        state.wait_for_everyone()
     return result
+
+
+def dry_run(
+    model_name: str, recipe: Recipe, data: str, *, pretrained: bool = False, num_classes: int | None = None,
+    steps: int = 6,
+) -> str:  # fmt: skip
+    """What `train` would do, for a person to read: recipe, model, steps, and time by running a few steps of it."""
+    model, splits = prepare(model_name, recipe, data, pretrained, num_classes, progress=True)
+    training, validation = holdout(splits["train"], recipe.validation_fraction, recipe.seed)
+    task = Classification(model, recipe, splits["train"])
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    trainer = Trainer(model, recipe, task, training, validation, Path(), workers=splits["train"].workers)
+    seconds = trainer.time_step(steps)
+    # Images are evaluated in about a third of the time of training on them.
+    evaluated = trainer.epochs * len(validation) + (len(splits["test"]) if "test" in splits else 0)
+    total = seconds * (trainer.total_steps + evaluated / recipe.batch_size / 3)
+    lines = [f"{key}: {value}" for key, value in recipe.to_dict().items() if value is not None]
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"model       {model_name}: {parameters:,} parameters, {parameters * 4 / 2**20:.1f} MiB in float32",
+            f"data        {len(training):,} images to train on, {len(validation):,} held out, "
+            f"{len(splits['test']) if 'test' in splits else 0:,} to test on, at {'x'.join(map(str, task.input_size))}",
+            f"steps       {trainer.total_steps:,} in {trainer.epochs} epochs of {trainer.batches.steps:,}",
+            f"time        about {total / 3600:.1f} h on {trainer.accelerator.device} "
+            f"({recipe.batch_size / seconds:.0f} images/s, measured on {steps} steps)",
+        ]
+    )
 
 
 def check_model_name(name: str) -> None:
@@ -150,12 +221,15 @@ def check_model_name(name: str) -> None:
         raise UserError(f"Unknown model {name!r}; {did_you_mean(name.split('.')[0], timm.list_models())}")
 
 
-def check_output(output: Path, resume: bool) -> None:
-    """Refuse to write into a folder that holds something else."""
-    if output.exists() and not output.is_dir():
-        raise UserError(f"{output} is a file; give --output a folder.")
-    if not resume and output.is_dir() and any(output.iterdir()):
-        raise UserError(f"{output} is not empty; give --resume to continue its run, or another --output.")
+def check_tracker(name: str) -> tuple[str, ...]:
+    """The trackers that a name asks for, none for ``none``; refuses one that accelerate does not know or find."""
+    if name == "none":
+        return ()
+    if name not in LOGGER_TYPE_TO_CLASS:
+        raise UserError(f"Unknown tracker {name!r}; {did_you_mean(name, ['none', *LOGGER_TYPE_TO_CLASS])}")
+    if name not in get_available_trackers():
+        raise UserError(f"The tracker {name} is not installed: pip install {name}.")
+    return (name,)
 
 
 def create_network(name: str, pretrained: bool, num_classes: int) -> torch.nn.Module:
@@ -166,69 +240,48 @@ def create_network(name: str, pretrained: bool, num_classes: int) -> torch.nn.Mo
     return timm.create_model(name, pretrained=pretrained, num_classes=num_classes)
 
 
-def _finish(trainer: Trainer, identity: dict[str, Any], test_split: ImageSplit | None) -> dict[str, Any]:
-    """Read the test images, once, with the best epoch's weights."""
+def _finish(trainer: Trainer, identity: dict[str, Any], test_split: Split | None) -> dict[str, Any]:
+    """Read the test images, once, with the best epoch's weights; writes result.json and environment.json."""
     trainer.load_best()
-    history, best = trainer.history, trainer.best
-    return {
-        **identity,
-        "best_epoch": best.epoch + 1,
-        "validation": {"top1": best.val_top1, "loss": best.val_loss},
-        "test": trainer.evaluate(test_split) if test_split else None,
-        "train_seconds": sum(record.seconds for record in history),
-        "device": str(trainer.accelerator.device),
-        "processes": trainer.accelerator.num_processes,
-        "threads": torch.get_num_threads(),
-        "date": datetime.now(UTC).date().isoformat(),
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("timm-layeract", "torch", "timm", "accelerate", "datasets")},
-        },
-    }
+    path = trainer.output / "result.json"
+    if path.exists():  # a finished run resumed: the test images have been read
+        return json.loads(path.read_text())
+    best = trainer.best
+    test = {**trainer.evaluate(test_split), "images": len(test_split)} if test_split else None
+    result = {**identity, "best_epoch": best.epoch + 1, "validation": best.val, "test": test}
+    if trainer.accelerator.is_main_process:
+        times = trainer.times
+        environment = {
+            "train_seconds": round(sum(epoch.seconds for epoch in times)),
+            "images_per_second": round(statistics.median(epoch.images_per_second for epoch in times)),
+            "device": str(trainer.accelerator.device),
+            "threads": torch.get_num_threads(),
+            "date": datetime.now(UTC).date().isoformat(),
+            "versions": {
+                "python": platform.python_version(),
+                **{name: version(name) for name in ("timm-layeract", "torch", "timm", "accelerate", "datasets")},
+            },
+        }
+        write_json(trainer.output / "environment.json", environment)
+        write_json(path, result)
+    return result
 
 
-def _claim(output: Path, identity: dict[str, Any]) -> None:
-    """Make the folder this run's, or refuse one that belongs to another run."""
-    path = output / "run.json"
-    if path.exists():
-        other = json.loads(path.read_text())
-        flat_other, flat_own = _flatten(other), _flatten(identity)
-        differing = [key for key in {**flat_own, **flat_other} if flat_own.get(key) != flat_other.get(key)]
-        if differing:
-            shown = "; ".join(f"{key}: {flat_other.get(key)} there, {flat_own.get(key)} here" for key in differing[:4])
-            raise UserError(f"{output} holds another run ({shown}); give another --output.")
-    else:
-        output.mkdir(parents=True, exist_ok=True)
-        _write_json(path, identity)
-
-
-def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat.update(_flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
-    return flat
-
-
-def _write_json(path: Path, value: dict[str, Any]) -> None:
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(value, indent=2) + "\n")
-    partial.replace(path)
-
-
-def _line(record: EpochRecord, epochs: int) -> str:
-    left = (epochs - record.epoch - 1) * record.seconds
+def _line(record: EpochRecord, trainer: Trainer) -> str:
+    timed = trainer.times[-1]
+    left = (trainer.epochs - record.epoch - 1) * timed.seconds
     return (
-        f"{time.strftime('%H:%M:%S')}  epoch {record.epoch + 1:3d}/{epochs}  lr {record.lr:.4f}  "
-        f"train loss {record.train_loss:.4f} top-1 {record.train_top1:5.2f} %  "
-        f"held-out loss {record.val_loss:.4f} top-1 {record.val_top1:5.2f} %  "
-        f"{record.images_per_second:.0f} img/s  about {left / 60:.0f} min left"
+        f"{time.strftime('%H:%M:%S')}  epoch {record.epoch + 1:3d}/{trainer.epochs}  lr {record.lr:.4f}  "
+        f"train {show_figures(record.train)}  held-out {show_figures(record.val)}  "
+        f"{timed.images_per_second:.0f} img/s  about {left / 60:.0f} min left"
     )
 
 
 def _summary(result: dict[str, Any], output: Path) -> str:
-    test = f", test top-1 {result['test']['top1']:.2f} %" if result["test"] else ", no test split"
+    figures = {name: value for name, value in (result["test"] or {}).items() if name != "images"}
+    test = f", test {show_figures(figures)}" if figures else ", no test split"
     return (
-        f"best epoch {result['best_epoch']}: held-out top-1 {result['validation']['top1']:.2f} %{test}; "
+        f"best epoch {result['best_epoch']}: held-out {show_figures(result['validation'])}{test}; "
         f"model in {output / 'model'}"
     )
 

@@ -1,0 +1,25 @@
+"""Draws a run: figures over the epochs, on training and held-out data. Imports matplotlib and `engine`'s records."""
+
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from .engine import EpochRecord
+
+__all__ = ["plot_curves"]
+
+
+def plot_curves(history: list[EpochRecord], best: int, monitor: str, path: Path) -> None:
+    """Write a picture of loss and monitored figure over epochs, the best epoch (from 0) marked."""
+    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    epochs = [record.epoch + 1 for record in history]
+    for axes, name in zip(figure.subplots(1, 2), ("loss", monitor), strict=True):
+        axes.plot(epochs, [record.train[name] for record in history], label="training (augmented)")
+        axes.plot(epochs, [record.val[name] for record in history], label="held out")
+        axes.axvline(best + 1, color="grey", linewidth=0.8, linestyle=":", label=f"best, epoch {best + 1}")
+        axes.set(xlabel="epoch", ylabel=name)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.3)
+        axes.legend()
+    figure.savefig(path, dpi=120)

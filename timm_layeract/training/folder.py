@@ -1,0 +1,70 @@
+"""A run's folder: whose it is, that one process at a time writes into it, and that its files are whole.
+
+Imports filelock.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from ..errors import UserError
+
+__all__ = ["LOCK", "check_output", "flatten", "own_folder", "write_json"]
+
+LOCK = ".lock"  # held by the process that runs the run
+
+
+def check_output(output: Path, resume: bool) -> None:
+    """Refuse to write into a folder that holds something else."""
+    if output.exists() and not output.is_dir():
+        raise UserError(f"{output} is a file; give --output a folder.")
+    if not resume and output.is_dir() and any(output.iterdir()):
+        raise UserError(f"{output} is not empty; give --resume to continue its run, or another --output.")
+
+
+@contextmanager
+def own_folder(output: Path, identity: dict[str, Any], is_main_process: bool) -> Iterator[None]:
+    """Make the folder this run's while the block runs, or refuse one that another run or process has."""
+    if not is_main_process:
+        yield
+        return
+    output.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(output / LOCK, timeout=0):
+            _claim(output, identity)
+            yield
+    except Timeout as error:
+        raise UserError(f"Another process is running the run in {output}; wait for it, or stop it.") from error
+
+
+def _claim(output: Path, identity: dict[str, Any]) -> None:
+    """Make the folder this run's, or refuse one that belongs to another run."""
+    path = output / "run.json"
+    if path.exists():
+        other = json.loads(path.read_text())
+        flat_other, flat_own = flatten(other), flatten(identity)
+        differing = [key for key in {**flat_own, **flat_other} if flat_own.get(key) != flat_other.get(key)]
+        if differing:
+            shown = "; ".join(f"{key}: {flat_other.get(key)} there, {flat_own.get(key)} here" for key in differing[:4])
+            raise UserError(f"{output} holds another run ({shown}); give another --output.")
+    else:
+        write_json(path, identity)
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """``{"a": {"b": 1}}`` as ``{"a.b": 1}``."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat.update(flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
+    return flat
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Write a JSON file whole or not at all."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(value, indent=2) + "\n")
+    partial.replace(path)

@@ -1,0 +1,71 @@
+"""What runs there are in a folder, how far they are and how good. Imports rich and filelock."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from rich.table import Table
+
+from ..errors import UserError
+from .folder import LOCK
+from .progress import show_figures
+
+__all__ = ["list_runs", "runs_table"]
+
+
+def list_runs(folder: Path) -> list[dict[str, Any]]:
+    """What is known of every run in the folder's subfolders.
+
+    Returns:
+        For each run: ``name``, ``model``, ``recipe``, ``seed``, ``state`` (running, finished, stopped), ``epochs``
+        done, the ``monitor`` that chooses an epoch, ``best`` figures on held-out data (None before the first epoch's
+        end) and ``test`` figures (None before the run's).
+
+    Raises:
+        UserError: No such folder, or no run in it.
+    """
+    if not folder.is_dir():
+        raise UserError(f"There is no folder {folder}; name the one that holds the runs.")
+    found = [_read(path.parent) for path in sorted(folder.glob("*/run.json"))]
+    if not found:
+        raise UserError(f"{folder} holds no runs: none of its folders has a run.json.")
+    return found
+
+
+def runs_table(folder: Path) -> Table:
+    """`list_runs` for a person to read."""
+    table = Table("run", "model", "recipe", "seed", "state", "epochs", "held out", "test", box=None)
+    for run in list_runs(folder):
+        best, test = (
+            show_figures({run["monitor"]: run[part][run["monitor"]]}) if run[part] else "-" for part in ("best", "test")
+        )
+        cells = (run["name"], run["model"], run["recipe"], run["seed"], run["state"], run["epochs"], best, test)
+        table.add_row(*map(str, cells))
+    return table
+
+
+def _read(run: Path) -> dict[str, Any]:
+    identity = json.loads((run / "run.json").read_text())
+    log, result = run / "log.jsonl", run / "result.json"
+    figures = [json.loads(line)["val"] for line in log.read_text().splitlines()] if log.exists() else []
+    finished = result.exists()
+    return {
+        "name": run.name,
+        "model": identity["model"],
+        "recipe": identity["recipe"]["name"],
+        "seed": identity["recipe"]["seed"],
+        "state": "finished" if finished else "running" if _is_locked(run) else "stopped",
+        "epochs": len(figures),
+        "monitor": identity["monitor"],
+        "best": max(figures, key=lambda each: each[identity["monitor"]], default=None),
+        "test": json.loads(result.read_text())["test"] if finished else None,
+    }
+
+
+def _is_locked(run: Path) -> bool:
+    try:
+        with FileLock(run / LOCK, timeout=0):
+            return False
+    except Timeout:
+        return True

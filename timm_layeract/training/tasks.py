@@ -1,0 +1,93 @@
+"""What is trained for: how a batch becomes inputs and targets, the loss, and the figures. Imports torch and `data`."""
+
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from timm.data import resolve_model_data_config
+from torch import Tensor, nn
+from torchvision.transforms.functional import ten_crop
+
+from ..data.augment import SampleRandom, normalize, random_crop_flip, random_erase
+from ..data.sources import Split
+from ..errors import UserError
+from .recipe import Recipe
+
+__all__ = ["Classification", "Task"]
+
+
+class Task(Protocol):
+    """What the engine asks of a task.
+
+    Attributes:
+        monitor: Figure that chooses the best epoch on held-out data; higher is better.
+    """
+
+    monitor: str
+
+    def inputs(self, batch: tuple[Tensor, ...], random: SampleRandom | None) -> tuple[Tensor, Tensor]:
+        """Network inputs and targets from what the split hands out, augmented where `random` is given."""
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """What is minimised: a mean over the samples."""
+
+    def predict(self, network: nn.Module, inputs: Tensor) -> Tensor:
+        """Outputs for evaluation."""
+
+    def measure(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Numbers ``(N, K)`` for each sample; their means over samples, whoever computed them, go to `summarise`."""
+
+    def summarise(self, means: list[float]) -> dict[str, float]:
+        """Figures by name, from the K means; among them ``loss`` and the monitor."""
+
+
+class Classification:
+    """Cross-entropy on labelled images; top-1 accuracy in percent.
+
+    Args:
+        model: timm model; its `pretrained_cfg` gives mean and deviation.
+        recipe: Augmentation and label smoothing.
+        splits: Whose labels must fit the model's head.
+
+    Raises:
+        UserError: Labels outside the head's classes.
+    """
+
+    monitor = "top1"
+
+    def __init__(self, model: nn.Module, recipe: Recipe, *splits: Split) -> None:
+        self.recipe = recipe
+        data_config = resolve_model_data_config(model)
+        self.mean, self.std = data_config["mean"], data_config["std"]
+        self.input_size: tuple[int, int] = recipe.image_size or tuple(data_config["input_size"][1:])
+        for split in splits:
+            highest = int(split.labels.max())
+            if highest >= int(model.num_classes):  # type: ignore[arg-type]
+                raise UserError(
+                    f"The data has labels up to {highest} ({len(split.classes)} classes), the model's head has "
+                    f"{model.num_classes}; leave --num-classes out, or give at least {len(split.classes)}."
+                )
+
+    def inputs(self, batch: tuple[Tensor, ...], random: SampleRandom | None) -> tuple[Tensor, Tensor]:
+        images, labels = batch
+        if random is None:
+            return normalize(images, self.mean, self.std), labels
+        images = random_crop_flip(images, self.recipe.padding, self.recipe.flip, random)
+        return random_erase(normalize(images, self.mean, self.std), self.recipe.random_erasing, random), labels
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(outputs, targets, label_smoothing=self.recipe.label_smoothing)
+
+    def predict(self, network: nn.Module, inputs: Tensor) -> Tensor:
+        """Logits; of images decoded for ten crops, the logarithm of the crops' mean probabilities."""
+        if self.recipe.ten_crop is None or tuple(inputs.shape[2:]) == self.input_size:
+            return network(inputs).float()
+        crops = ten_crop(inputs, list(self.input_size))
+        return torch.stack([network(crop).float().softmax(1) for crop in crops]).mean(0).log()
+
+    def measure(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        loss = F.cross_entropy(outputs.float(), targets, reduction="none")
+        return torch.stack([loss, (outputs.argmax(1) == targets).to(loss.dtype)], dim=1)
+
+    def summarise(self, means: list[float]) -> dict[str, float]:
+        return {"loss": means[0], "top1": 100 * means[1]}
