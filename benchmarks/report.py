@@ -1,6 +1,6 @@
 """Tables and plots from results/*.csv: ``python -m benchmarks.report`` writes README.md's tables and the plots.
 
-Imports matplotlib and the standard library; measures nothing.
+Imports matplotlib and what the measuring files call things; measures nothing.
 """
 
 import csv
@@ -11,6 +11,8 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 from matplotlib.ticker import NullFormatter
+
+from .training import BATCH, LEVEL, STEPS
 
 __all__ = ["bars", "load", "write"]
 
@@ -58,6 +60,20 @@ BARS = [
     Bar("ResNet-50 training step, lasilu / stock", *RESNET, 0.97),
     Bar("ResNet-50 bytes kept for backward, lasilu / stock", *RESNET, 1.08, measure="bytes kept"),
     Bar("ResNet-50 inference, folded, lasilu / stock", *RESNET, 1.05, level="inference", measure="forward"),
+    *(
+        Bar(
+            f"training engine / a bare loop over tensors, {dtype}",
+            "engine",
+            "bare loop",
+            1 / 0.95,
+            LEVEL,
+            (f"{BATCH}x3x32x32",),
+            dtype,
+            BOTH[1:],
+            f"{STEPS} steps",
+        )
+        for dtype in ("float32", "bfloat16")
+    ),
     Bar("ResNet-50 training step, bfloat16, lasilu / stock", *RESNET, 1.00, dtype="bfloat16", layouts=BOTH[1:]),
 ]
 
@@ -132,6 +148,15 @@ def networks_table(lines: list[Line]) -> str:
     return head + "\n".join(rows)
 
 
+def training_table(lines: list[Line]) -> str:
+    """Images a second of the training engine and of other loops around the same network."""
+    lines = [line for line in lines if line["level"] == LEVEL]
+    head = "| resnet20_lasilu at 32 px | type | images/s |\n|---|---|---|\n"
+    return head + "\n".join(
+        f"| {line['name']} | {line['dtype']} | {1000 * STEPS * BATCH / float(line['median']):.0f} |" for line in lines
+    )
+
+
 def slope(points: list[tuple[float, float]]) -> float:
     """Least-squares slope of log time over log size: 1 where cost grows in proportion."""
     xs, ys = [math.log(x) for x, _ in points], [math.log(y) for _, y in points]
@@ -204,7 +229,13 @@ def write() -> None:
     """Bring README.md's tables and the plots up to what results/ holds."""
     lines = load()
     text = README.read_text()
-    tables = {"bars": bars_table, "operations": operations_table, "networks": networks_table, "growth": growth_table}
+    tables = {
+        "bars": bars_table,
+        "operations": operations_table,
+        "networks": networks_table,
+        "growth": growth_table,
+        "training": training_table,
+    }
     for name, table in tables.items():
         before, _, rest = text.partition(f"<!-- {name} -->\n")
         _, end, after = rest.partition(f"<!-- end {name} -->")

@@ -17,6 +17,7 @@ from . import report
 from .measure import Row, where
 from .networks import networks
 from .operations import growth, operations
+from .training import training
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -28,7 +29,7 @@ def run(
     authors: Annotated[
         Path | None, typer.Option(help="The authors' published module, a file with a class LA_SiLU.", exists=True)
     ] = None,
-    only: Annotated[str, typer.Option(help="operations, networks or growth; all of them if left out.")] = "",
+    only: Annotated[str, typer.Option(help="operations, networks, growth or training; all of them if left out.")] = "",
 ) -> None:
     """Time LayerAct and what it competes with, interleaved in one process; write CSV, tables and plots.
 
@@ -39,6 +40,7 @@ def run(
         "operations": lambda progress: operations(authors, compiled, repetitions, progress),
         "networks": lambda progress: networks(repetitions, progress),
         "growth": lambda progress: growth(repetitions, progress),
+        "training": lambda progress: training(repetitions, progress),
     }
     if only and only not in levels:
         raise typer.BadParameter(f"--only takes {', '.join(levels)}.")

@@ -9,7 +9,7 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from benchmarks import measure, networks, operations, report, run
+from benchmarks import measure, networks, operations, report, run, training
 from timm_layeract.kernels import cpu
 
 pytestmark = pytest.mark.skipif(not cpu.available(), reason="the CPU kernels were not built")
@@ -33,10 +33,17 @@ def test_every_level_runs_and_is_reported(results: Path, monkeypatch: pytest.Mon
         operations, "GROWTH", {"batch": [(1, 2, 4, 4), (2, 2, 4, 4)], "side": [(1, 2, 3, 3), (1, 2, 5, 5)]}
     )
     monkeypatch.setattr(networks, "PAIRS", {"resnet20_lasilu": ("resnet20", 2, 16, 10)})
+    monkeypatch.setattr(training, "BATCH", 4)
     monkeypatch.setattr(networks, "_peak_in_a_process_of_its_own", lambda name, layout: 1_000_000)
     run.run(repetitions=3, threads=1, compiled=False, authors=None, only="")
     lines = report.load()
-    assert {line["level"].split(" with")[0] for line in lines} == {"operation", "growth", "training step", "inference"}
+    assert {line["level"].split(" with")[0] for line in lines} == {
+        "operation",
+        "growth",
+        "training step",
+        "inference",
+        "training engine",
+    }
     assert {line["name"] for line in lines} >= {"relu", "la_silu", "la_silu composite", "batch_norm + add + la_silu"}
     assert all(
         float(line["lower_quartile"]) <= float(line["median"]) <= float(line["upper_quartile"]) for line in lines

@@ -202,15 +202,10 @@ class Trainer:
 
     def time_step(self, steps: int) -> float:
         """Median seconds of a training step, after two to warm up; leaves the network trained by them."""
-        parts = self.batches.parts(0, 0, min(steps + 2, self.batches.steps))
         taken, started = [], time.perf_counter()
-        self.model.train()
-        for part, batch in zip(parts, self._load(self.train_data, [p.indices for p in parts]), strict=True):
-            self._part(0, part, batch)
-            if part.last:
-                self._optimizer_step()
-                taken.append(time.perf_counter() - started)
-                started = time.perf_counter()
+        for _ in self.steps(0, 0, min(steps + 2, self.batches.steps)):
+            taken.append(time.perf_counter() - started)
+            started = time.perf_counter()
         return statistics.median(taken[2:] or taken)
 
     def load_best(self) -> None:
@@ -236,27 +231,30 @@ class Trainer:
 
     def _epoch(self, epoch: int) -> EpochRecord:
         """Train what is left of an epoch, and validate."""
-        started, recipe = time.perf_counter() - self.seconds, self.recipe
+        started = time.perf_counter() - self.seconds
         start = epoch * self.batches.steps
         first, end = self.step - start, min(self.batches.steps, self.total_steps - start)
-        self.model.train()
-        parts = self.batches.parts(epoch, first, end)
         with EpochProgress(f"epoch {epoch + 1}/{self.epochs}", end, first, enabled=self.progress) as bar:
-            for part, batch in zip(parts, self._load(self.train_data, [p.indices for p in parts]), strict=True):
-                measured = self._part(epoch, part, batch)
-                self.sums = self._add(self.sums, measured)
-                if not part.last:
-                    continue
-                self._optimizer_step()
-                bar.advance(lambda: self._figures(self.sums, everywhere=False), recipe.batch_size)
+            for _ in self.steps(epoch, first, end):
+                bar.advance(lambda: self._figures(self.sums, everywhere=False), self.recipe.batch_size)
                 if self.step % self.checkpoint_steps == 0 and self.step < start + end:
                     self.seconds = time.perf_counter() - started
                     self._checkpoint()
-        speed = end * recipe.batch_size / (time.perf_counter() - started)
+        speed = end * self.recipe.batch_size / (time.perf_counter() - started)
         lr = float(self.schedule.get_last_lr()[0])
         record = EpochRecord(epoch, lr, self._figures(self.sums), self.evaluate(self.val_data))
         self.times.append(EpochTime(time.perf_counter() - started, speed))
         return record
+
+    def steps(self, epoch: int, first: int, end: int) -> Iterator[None]:
+        """Train the steps [first, end) of an epoch, pausing after each."""
+        self.model.train()
+        parts = self.batches.parts(epoch, first, end)
+        for part, batch in zip(parts, self._load(self.train_data, [p.indices for p in parts]), strict=True):
+            self.sums = self._add(self.sums, self._part(epoch, part, batch))
+            if part.last:
+                self._optimizer_step()
+                yield
 
     def _part(self, epoch: int, part: Part, batch: tuple[Tensor, ...]) -> Tensor:
         """Add the gradients of one part of a step; returns what the task measured."""
