@@ -11,8 +11,8 @@ __all__ = ["EpochProgress", "show_figures"]
 
 
 def show_figures(figures: dict[str, float]) -> str:
-    """``{"loss": 0.41, "top1": 88.3}`` as ``loss 0.4100  top1 88.30``: percentages have two digits, the rest four."""
-    return "  ".join(f"{name} {value:.{2 if value >= 10 else 4}f}" for name, value in figures.items())
+    """``{"loss": 0.41, "top1": 88.3}`` as ``loss 0.4100  top1 88.30``: what is no loss is a percentage."""
+    return "  ".join(f"{name} {value:.{4 if 'loss' in name else 2}f}" for name, value in figures.items())
 
 
 class EpochProgress:

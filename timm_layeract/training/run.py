@@ -10,7 +10,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from ..errors import UserError, did_you_mean
 from ..fingerprint import activation_fingerprint
 from .curves import plot_curves
 from .engine import EpochRecord, Trainer, process_state
-from .folder import check_output, flatten, own_folder, write_json
+from .folder import check_output, own_folder, write_json
 from .progress import show_figures
 from .recipe import Recipe
 from .tasks import Classification
@@ -165,7 +165,9 @@ def train_on(
     with own_folder(output, identity, state.is_main_process):
         state.wait_for_everyone()
         trainer.resume()
-        trainer.accelerator.init_trackers("timm_layeract", config=flatten(recipe.to_dict()))
+        plain = {key: str(value) if isinstance(value, list) else value for key, value in recipe.to_dict().items()}
+        config = {key: value for key, value in plain.items() if value is not None}  # trackers take no lists
+        trainer.accelerator.init_trackers("timm_layeract", config)
         for record in trainer.fit():
             say(_line(record, trainer))
             parts = {"train": record.train, "val": record.val}
@@ -209,7 +211,7 @@ def dry_run(
             f"data        {len(training):,} images to train on, {len(validation):,} held out, "
             f"{len(splits['test']) if 'test' in splits else 0:,} to test on, at {'x'.join(map(str, task.input_size))}",
             f"steps       {trainer.total_steps:,} in {trainer.epochs} epochs of {trainer.batches.steps:,}",
-            f"time        about {total / 3600:.1f} h on {trainer.accelerator.device} "
+            f"time        about {timedelta(seconds=round(total))} (h:mm:ss) on {trainer.accelerator.device} "
             f"({recipe.batch_size / seconds:.0f} images/s, measured on {steps} steps)",
         ]
     )
@@ -227,7 +229,7 @@ def check_tracker(name: str) -> tuple[str, ...]:
         return ()
     if name not in LOGGER_TYPE_TO_CLASS:
         raise UserError(f"Unknown tracker {name!r}; {did_you_mean(name, ['none', *LOGGER_TYPE_TO_CLASS])}")
-    if name not in get_available_trackers():
+    if name not in [tracker.value for tracker in get_available_trackers()]:
         raise UserError(f"The tracker {name} is not installed: pip install {name}.")
     return (name,)
 

@@ -38,7 +38,7 @@ class Task(Protocol):
         """Numbers ``(N, K)`` for each sample; their means over samples, whoever computed them, go to `summarise`."""
 
     def summarise(self, means: list[float]) -> dict[str, float]:
-        """Figures by name, from the K means; among them ``loss`` and the monitor."""
+        """Figures by name, from the K means: ``loss``, and percentages, among them the monitor."""
 
 
 class Classification:
