@@ -15,7 +15,9 @@ from timm_layeract.errors import UserError
 from timm_layeract.fingerprint import activation_fingerprint
 from timm_layeract.registry import activation_factory, list_activations, register_activation
 
-OURS = ["affine_lahardsilu", "affine_lasilu", "lahardsilu", "lahardsilu_imagenet", "lasilu", "lasilu_imagenet"]
+LAYER_LEVEL = ["affine_lahardsilu", "affine_lasilu", "lahardsilu", "lahardsilu_imagenet", "lasilu", "lasilu_imagenet"]
+NORMALIZED = ["nlrelu", "nlrelu_uncentered", "nrelu", "nrelu_uncentered", "nswish", "nswish_uncentered"]
+OURS = [*LAYER_LEVEL, *NORMALIZED]
 
 
 @pytest.fixture
@@ -39,11 +41,11 @@ def test_names_resolve_in_timm(name: str) -> None:
     x = torch.randn(2, 3, 4, 4)
     for inplace in (None, True, False):
         module = create_act_layer(name, inplace=inplace)
-        assert isinstance(module, timm_layeract.LayerAct)
+        assert isinstance(module, timm_layeract.NormalizedAct if name in NORMALIZED else timm_layeract.LayerAct)
         before = x.clone()
         assert module(x).shape == x.shape
         assert torch.equal(x, before)
-    assert isinstance(get_act_layer(name.upper())(), timm_layeract.LayerAct)  # timm looks up in lower case
+    assert type(get_act_layer(name.upper())()) is type(get_act_layer(name)())  # timm looks up in lower case
 
 
 @pytest.mark.parametrize(

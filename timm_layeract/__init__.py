@@ -6,7 +6,7 @@ Needs nothing but torch and timm at import; training, the command line and evalu
 from . import functional, kernels, models
 from .checkpoints import save_pretrained
 from .fuse import fuse, unfuse
-from .layers import BatchNormLayerAct2d, LAHardSiLU, LASiLU, LayerAct, LazyLayerAct
+from .layers import BatchNormLayerAct2d, LAHardSiLU, LASiLU, LayerAct, LazyLayerAct, NormalizedAct
 from .registry import list_activations, register_activation
 from .swap import SwapReport, swap_activations
 
@@ -17,6 +17,7 @@ __all__ = [
     "LASiLU",
     "LayerAct",
     "LazyLayerAct",
+    "NormalizedAct",
     "SwapReport",
     "functional",
     "fuse",

@@ -81,14 +81,19 @@ def _describe_value(value: Any) -> str:
 def activation_fingerprint(model: nn.Module) -> Fingerprint:
     """Return which module path of `model` runs which activation, in the order of `named_modules`.
 
-    A module used at several places is listed at each of them.
+    A module used at several places is listed at each of them, an activation inside another one with that.
     """
     types = activation_types()
-    return {
-        path: describe_activation(module)
-        for path, module in model.named_modules(remove_duplicate=False)
-        if isinstance(module, types)
-    }
+    found: Fingerprint = {}
+    for path, module in model.named_modules(remove_duplicate=False):
+        if isinstance(module, types) and not any(path[:end] in found for end in _ancestors(path)):
+            found[path] = describe_activation(module)
+    return found
+
+
+def _ancestors(path: str) -> list[int]:
+    """Where the paths of the modules around `path` end in it."""
+    return [0, *(index for index, letter in enumerate(path) if letter == ".")] if path else []
 
 
 def fingerprint_mismatches(expected: Mapping[str, str], built: Mapping[str, str]) -> list[str]:

@@ -1,7 +1,8 @@
 """Layer-level activations as functions: by a fused kernel where there is one for the input, else by the composite.
 
 `composite` is the definition, and shows what is computed; `kernels.backend_for(x)` tells which of them runs.
-Imports torch, `composite`, `scales` and `kernels`.
+Normalized activations (`normalized`) have the plain definition only. Imports torch, `composite`, `normalized`, `scales`
+and `kernels`.
 """
 
 import torch
@@ -11,9 +12,10 @@ from . import composite
 from .composite import DEFAULT_ALPHA, layer_normalize
 from .kernels.dispatch import kernels_for
 from .kernels.layer_act import fused_layer_act
+from .normalized import normalized_act
 from .scales import Scale, check_scale, resolve_scale
 
-__all__ = ["DEFAULT_ALPHA", "check_scale", "la_hardsilu", "la_silu", "layer_act", "layer_normalize"]
+__all__ = ["DEFAULT_ALPHA", "check_scale", "la_hardsilu", "la_silu", "layer_act", "layer_normalize", "normalized_act"]
 
 
 def la_silu(x: Tensor, alpha: float = DEFAULT_ALPHA) -> Tensor:

@@ -12,7 +12,7 @@ from timm.models import nfnet, register_notrace_module
 from torch import Tensor, nn
 
 from .errors import UserError, did_you_mean
-from .layers import LAHardSiLU, LASiLU, LayerAct, LazyLayerAct
+from .layers import LAHardSiLU, LASiLU, LayerAct, LazyLayerAct, NormalizedAct
 
 __all__ = ["activation_factory", "list_activations", "register_activation"]
 
@@ -68,6 +68,10 @@ register_activation("lahardsilu_imagenet", partial(LAHardSiLU, alpha=IMAGENET_AL
 # The affine variants of v1.
 register_activation("affine_lasilu", partial(LazyLayerAct, "sigmoid"))
 register_activation("affine_lahardsilu", partial(LazyLayerAct, "hardsigmoid"))
+# Normalized activations; uncentered (without mu) in the paper's LeNet experiment.
+for _name, _base in {"nrelu": nn.ReLU, "nlrelu": nn.LeakyReLU, "nswish": nn.SiLU}.items():
+    register_activation(_name, partial(NormalizedAct, _base))
+    register_activation(f"{_name}_uncentered", partial(NormalizedAct, _base, centered=False))
 # timm's normalizer-free networks take activations as functions, and only those whose gain they know: the inverse of
 # the standard deviation on unit Gaussian input. A table, because measuring them here would cost a third of the import;
 # a test measures them.
@@ -78,3 +82,4 @@ for _name, _gain in _NFNET_GAINS.items():
 
 # torch.fx keeps the modules whole: their maths looks at the input's rank, strides and dtype.
 register_notrace_module(LayerAct)
+register_notrace_module(NormalizedAct)

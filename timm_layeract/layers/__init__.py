@@ -2,5 +2,6 @@
 
 from .batch_norm_act import BatchNormLayerAct2d
 from .layer_act import LAHardSiLU, LASiLU, LayerAct, LazyLayerAct
+from .normalized_act import NormalizedAct
 
-__all__ = ["BatchNormLayerAct2d", "LAHardSiLU", "LASiLU", "LayerAct", "LazyLayerAct"]
+__all__ = ["BatchNormLayerAct2d", "LAHardSiLU", "LASiLU", "LayerAct", "LazyLayerAct", "NormalizedAct"]
