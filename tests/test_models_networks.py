@@ -22,7 +22,10 @@ CIFAR_ACTIVATIONS = {
     "_elu": "ELU(alpha=1)",
     "_lasilu": "LASiLU(alpha=1e-05)",
     "_lahardsilu": "LAHardSiLU(alpha=1e-05)",
+    "_selu": "SELU()",
+    "_tanh": "Tanh()",
 }
+NORMALIZED = {"_nrelu": ("ReLU()", nn.ReLU), "_nswish": ("SiLU()", nn.SiLU)}
 IMAGENET_ACTIVATIONS = {"_lasilu": "LASiLU(alpha=0.1)", "_lahardsilu": "LAHardSiLU(alpha=0.1)"}
 
 
@@ -100,3 +103,18 @@ def test_initialisation_is_hes_with_branches_that_start_at_zero():
     assert all((block.bn2.weight == 0).all() and (block.bn1.weight == 1).all() for block in blocks)
     kept = timm.create_model("resnet20_lasilu", zero_init_last=False)
     assert (kept.layer1[0].bn2.weight == 1).all()
+
+
+@pytest.mark.parametrize("stock", ["resnet20", "resnet18", "resnet26d", "resnext50_32x4d", "seresnet50"])
+@pytest.mark.parametrize("suffix", NORMALIZED)
+def test_normalized_name_says_its_activations_and_their_places(stock, suffix):
+    base, kind = NORMALIZED[suffix]
+    last = max(path.rpartition(".")[2] for path in activation_fingerprint(create_meta(stock)) if ".se." not in path)
+    sites, plain = activation_fingerprint(create_meta(f"{stock}{suffix}")), activation_fingerprint(create_meta(stock))
+    normalized = f"NormalizedAct(centered=True, momentum=0.1, lower=0.2, upper=5, base={kind()!s})"
+    for path, old in plain.items():
+        behind_addition = path.startswith("layer") and path.endswith(last)
+        gate = old if "gate" in path else base if behind_addition else None
+        if ".se.act" in path:
+            gate = "ReLU()"
+        assert sites[path] == (gate or normalized), path

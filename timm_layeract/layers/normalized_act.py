@@ -14,9 +14,9 @@ __all__ = ["NormalizedAct"]
 class NormalizedAct(nn.Module):
     """``(lambda + 0.3 tanh(alpha)) (f(x) - mu)`` for an elementwise activation f, see `normalized`.
 
-    In training, rho, rho' and mu follow the batches (of all processes together) and the values after the current batch are
-    used; in evaluation they stay. A first batch whose inputs are constant leaves lambda at 1. Every place in a network needs
-    a module of its own.
+    In training, rho, rho' and mu follow the batches (of all processes together), and the values after the current batch
+    are used; in evaluation they stay. A first batch whose inputs are constant leaves lambda at 1. Every place in a
+    network needs a module of its own.
 
     Args:
         base: f, as a module, or a class or factory that makes one (``nn.ReLU``).

@@ -1,6 +1,6 @@
 """What every architecture of ours shares: the builder behind the entrypoints, and the record of activations.
 
-Imports timm, `fingerprint`, `checkpoints` and `fuse`.
+Imports timm, `fingerprint`, `checkpoints`, `fuse` and `swap`.
 """
 
 import sys
@@ -14,8 +14,15 @@ from torch import Tensor, nn
 from ..checkpoints import embedded_cfgs, read_manifest, stored_fingerprint
 from ..fingerprint import activation_fingerprint, check_fingerprint
 from ..fuse import fuse
+from ..swap import swap_activations
 
-__all__ = ["RecordsActivations", "register_variants"]
+__all__ = ["NORMALIZED", "RecordsActivations", "register_variants"]
+
+# Suffix of the architecture name -> arguments that make the normalized network of it, in every family.
+NORMALIZED = {
+    "_nrelu": dict(act_layer="relu", normalized_act="nrelu"),
+    "_nswish": dict(act_layer="silu", normalized_act="nswish"),
+}
 
 
 class RecordsActivations:
@@ -27,6 +34,8 @@ class RecordsActivations:
     """
 
     __jit_unused_properties__ = ("_model_args",)  # or TorchScript compiles it
+    plain_sites: tuple[str, ...] = ()
+    """Patterns of activations that stay as they are where others are normalized, besides those the placement leaves."""
 
     @property
     def _model_args(self) -> dict[str, Any]:
@@ -48,6 +57,7 @@ def build(
     pretrained: bool = False,
     activations: Mapping[str, str] | None = None,
     fused: bool = True,
+    normalized_act: str | None = None,
     **kwargs: Any,
 ) -> nn.Module:
     """timm's `build_model_with_cfg`, refusing weights that were saved with other activations.
@@ -58,6 +68,8 @@ def build(
         pretrained: Load the weights that the config names.
         activations: Fingerprint from a saved config.json, handed over by timm.
         fused: Run BatchNorm and LayerAct in one pass, see `fuse`.
+        normalized_act: Name of a normalized activation for the places that its paper gives it (``nrelu``); the others,
+            behind residual additions, run `act_layer`.
         **kwargs: Everything timm takes: ``num_classes``, ``in_chans``, ``features_only``, ``act_layer``, ...
     """
 
@@ -69,7 +81,13 @@ def build(
             check_fingerprint(expected, model, str(source))
         return state_dict
 
-    model = build_model_with_cfg(model_cls, variant, pretrained, pretrained_filter_fn=check, **kwargs)
+    def construct(**kwargs: Any) -> nn.Module:
+        model = model_cls(**kwargs)
+        if normalized_act is not None:
+            swap_activations(model, normalized_act, exclude=model_cls.plain_sites, placement="normalized")  # type: ignore[attr-defined]
+        return model
+
+    model = build_model_with_cfg(construct, variant, pretrained, pretrained_filter_fn=check, **kwargs)
     return fuse(model) if fused else model
 
 

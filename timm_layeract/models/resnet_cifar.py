@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..fuse import Fused, fuses
 from ..layers.batch_norm_act import norm_act
-from ._builder import RecordsActivations, register_variants
+from ._builder import NORMALIZED, RecordsActivations, register_variants
 
 __all__ = ["ResNetCifar"]
 
@@ -291,6 +291,8 @@ ACTIVATIONS = {
     "_elu": "elu",
     "_lasilu": "lasilu",
     "_lahardsilu": "lahardsilu",
+    "_selu": "selu",
+    "_tanh": "tanh",
 }
 DEFAULT_CFG: dict[str, Any] = dict(
     num_classes=10,
@@ -309,9 +311,9 @@ register_variants(
     __name__,
     ResNetCifar,
     {
-        f"resnet{depth}{suffix}": (dict(layers=((depth - 2) // 6,) * 3, act_layer=act_layer), DEFAULT_CFG)
+        f"resnet{depth}{suffix}": (dict(layers=((depth - 2) // 6,) * 3, **acts), DEFAULT_CFG)
         for depth in DEPTHS
-        for suffix, act_layer in ACTIVATIONS.items()
+        for suffix, acts in ({each: dict(act_layer=name) for each, name in ACTIVATIONS.items()} | NORMALIZED).items()
     },
     feature_cfg=dict(out_indices=(0, 1, 2, 3)),
 )

@@ -2,8 +2,8 @@
 
 Every plain and -d ResNet of timm from 18 to 152 layers, two ResNeXts, two wide ResNets and SE-ResNet-50, each with
 LA-SiLU (`_lasilu`) and LA-HardSiLU (`_lahardsilu`). They keep timm's parameter names and shapes, so weights of the
-stock model fit. Imports timm, `fuse`, `registry` names and
-`models._builder`.
+stock model fit. The same networks with normalized activations (`_nrelu`, `_nswish`) have no affine in the BatchNorms
+before these. Imports timm, `fuse`, `registry` names and `models._builder`.
 """
 
 from typing import Any
@@ -12,7 +12,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from ..fuse import FusedStem, fuses
-from ._builder import RecordsActivations, register_variants
+from ._builder import NORMALIZED, RecordsActivations, register_variants
 
 __all__ = ["ResNetLayerAct"]
 
@@ -26,8 +26,12 @@ class FusedResNetLayerAct(ResNetLayerAct, FusedStem):
     """`ResNetLayerAct`, fused."""
 
 
-# Suffix of the architecture name -> activation name.
-ACTIVATIONS = {"_lasilu": "lasilu_imagenet", "_lahardsilu": "lahardsilu_imagenet"}
+# Suffix of the architecture name -> its activations.
+ACTIVATIONS = {
+    "_lasilu": dict(act_layer="lasilu_imagenet"),
+    "_lahardsilu": dict(act_layer="lahardsilu_imagenet"),
+    **NORMALIZED,
+}
 
 D_STEM = dict(stem_width=32, stem_type="deep", avg_down=True)
 ARCHITECTURES: dict[str, dict[str, Any]] = {
@@ -74,8 +78,8 @@ register_variants(
     __name__,
     ResNetLayerAct,
     {
-        f"{name}{suffix}": (dict(model_args, act_layer=act_layer), _cfg(model_args))
+        f"{name}{suffix}": (dict(model_args, **acts), _cfg(model_args))
         for name, model_args in ARCHITECTURES.items()
-        for suffix, act_layer in ACTIVATIONS.items()
+        for suffix, acts in ACTIVATIONS.items()
     },
 )

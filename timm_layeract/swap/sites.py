@@ -1,6 +1,6 @@
 """The activations of a model: where each sits, whether it is asked for, and if not, why not. Used by `swap`.
 
-Imports torch, timm, `registry`, `fingerprint`, and its siblings `functional_calls` and `traced_methods`.
+Imports torch, timm, `registry`, `fingerprint`, and its siblings `dataflow`, `functional_calls` and `traced_methods`.
 """
 
 import sys
@@ -12,10 +12,11 @@ from torch import nn
 
 from ..fingerprint import activation_types, describe_activation
 from ..registry import activation_factory, list_activations
+from .dataflow import DataFlow
 from .functional_calls import called_functions, function_attributes, module_of
 from .traced_methods import ActivationCall, FunctionalMethod, UntraceableError
 
-__all__ = ["Selection", "Site", "Wanted", "find_sites"]
+__all__ = ["Selection", "Site", "Wanted", "find_sites", "is_gate"]
 
 Wanted = str | type[nn.Module]
 
@@ -29,7 +30,11 @@ _TABLES = (create_act._ACT_LAYER_DEFAULT, create_act._ACT_LAYER_ME)
 
 @dataclass
 class Site:
-    """One activation found: `parent`'s child `name`, or the call that such a child is to replace."""
+    """One activation found: `parent`'s child `name`, or the call that such a child is to replace.
+
+    Attributes:
+        shared: The child that this is one of several calls of; None elsewhere.
+    """
 
     path: str
     parent: nn.Module
@@ -39,6 +44,7 @@ class Site:
     module: nn.Module | None = None
     method: FunctionalMethod | None = None
     call: ActivationCall | None = None
+    shared: str | None = None
     new: nn.Module | None = None
 
 
@@ -81,6 +87,11 @@ class Selection:
         return "a gate or an output, not a hidden activation" if _plain_name(nearest.__name__) in _GATES else None
 
 
+def is_gate(kind: type[nn.Module]) -> bool:
+    """Whether that is a sigmoid, as at the end of squeeze-and-excitation."""
+    return _plain_name(kind.__name__) in ("sigmoid", "hardsigmoid")
+
+
 def _plain_name(class_name: str) -> str:
     """``GELUActivation`` -> ``gelu``, ``HardSwishMe`` -> ``hardswish``: one name for all spellings of a class."""
     return class_name.removesuffix("Activation").removesuffix("Me").replace("_", "").lower()
@@ -93,10 +104,14 @@ def _known_types() -> set[type[nn.Module]]:
     return types | {t for t in candidates if issubclass(t, nn.Module) and t.__module__ == theirs}
 
 
-def find_sites(model: nn.Module, selection: Selection) -> Iterator[Site]:
-    """Every activation of `model`, in the order of its modules: modules, function attributes, function calls."""
+def find_sites(model: nn.Module, selection: Selection, flow: DataFlow | None = None) -> Iterator[Site]:
+    """Every activation of `model`, in the order of its modules: modules, function attributes, function calls.
+
+    With `flow`, each call of a module that its parent calls several times is a site of its own.
+    """
     modules = dict(model.named_modules(remove_duplicate=False))
     functional: dict[int, list[Site]] = {}
+    methods: dict[tuple[int, str], FunctionalMethod] = {}
     done: set[str] = set()  # activations, whose own parts are not looked at, and output heads
     heads: set[str] = set()
     for path, module in modules.items():
@@ -107,17 +122,46 @@ def find_sites(model: nn.Module, selection: Selection) -> Iterator[Site]:
             done.add(path)
             in_head = parent in heads
             reason = selection.reason(module, in_head) if path else "the model itself: nothing holds it"
-            yield Site(path or "(model)", modules[parent], name, describe_activation(module), reason, module)
+            site = Site(path or "(model)", modules[parent], name, describe_activation(module), reason, module)
+            yield from [site] if flow is None or reason is not None else _by_call(site, flow, methods)
         else:
             if type(module).__name__ == "Activation" and type(module).__module__.startswith("segmentation_models"):
                 heads.add(path)
             if id(module) not in functional:
-                functional[id(module)] = list(_find_functions(module, selection))
+                functional[id(module)] = list(_find_functions(module, selection, methods))
             for site in functional[id(module)]:
                 yield replace(site, path=f"{path}.{site.name}" if path else site.name)
 
 
-def _find_functions(module: nn.Module, selection: Selection) -> Iterator[Site]:
+def _by_call(site: Site, flow: DataFlow, methods: dict[tuple[int, str], FunctionalMethod]) -> list[Site]:
+    """The calls of a module that its parent calls several times, as sites of their own; else the site itself."""
+    parent, module = site.parent, site.module
+    names = [name for name, child in parent._modules.items() if child is module]
+    if module is None or len(names) > 1 or isinstance(parent, nn.Sequential | nn.ModuleList | nn.ModuleDict):
+        return [site]
+    try:
+        if sum(node.op == "call_module" and node.target == site.name for node in flow.graph(parent).nodes) <= 1:
+            return [site]
+        method = _method(parent, "forward", methods)
+    except UntraceableError as error:
+        return [replace(site, reason=f"the calls in {type(parent).__name__}.forward could not be traced: {error}")]
+    return [
+        replace(site, path=f"{site.path}_{i}", name=f"{site.name}_{i}", method=method, call=call, shared=site.name)
+        for i, call in enumerate(method.calls_of(site.name, module), start=1)
+    ]
+
+
+def _method(module: nn.Module, name: str, methods: dict[tuple[int, str], FunctionalMethod]) -> FunctionalMethod:
+    """The traced method, the same one for all its calls, as it is rewritten once."""
+    key = (id(module), name)
+    if key not in methods:
+        methods[key] = FunctionalMethod(module, name)
+    return methods[key]
+
+
+def _find_functions(
+    module: nn.Module, selection: Selection, methods: dict[tuple[int, str], FunctionalMethod]
+) -> Iterator[Site]:
     """Function attributes and function calls of one module, with paths relative to it."""
     for name, function in function_attributes(module).items():
         reason = selection.type_reason(module_of(function))
@@ -129,7 +173,7 @@ def _find_functions(module: nn.Module, selection: Selection) -> Iterator[Site]:
         if not wanted:
             continue
         try:
-            method = FunctionalMethod(module, method_name)
+            method = _method(module, method_name, methods)
         except UntraceableError as error:
             reason = f"functional call in {where} could not be traced: {error}"
             yield Site(method_name, module, method_name, f"{', '.join(wanted)} in {where}", reason)

@@ -1,8 +1,8 @@
 """Changing the activations of a finished model: `swap_activations`, and the report of what it did and left alone.
 
 Works on any network of torch modules (timm, torchvision, segmentation_models_pytorch, transformers).
-Imports torch, timm, `registry`, `fingerprint`, `checkpoints`, and its siblings `sites` (what there is) and
-`traced_methods` (function calls).
+Imports torch, timm, `registry`, `fingerprint`, `checkpoints`, `layers`, and its siblings `sites` (what there is),
+`placement` (where normalized activations go) and `traced_methods` (function calls).
 """
 
 import difflib
@@ -11,13 +11,17 @@ import inspect
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 from timm.models._input import update_model_args
 from torch import nn
 
 from ..checkpoints import FINGERPRINT_KEY, SWAP_MARK
 from ..fingerprint import describe_activation
+from ..layers import NormalizedAct
 from ..registry import ActivationFactory, activation_factory
+from .dataflow import DataFlow
+from .placement import add_buffer_norm, check_placement, choose_places, find_head, remove_affine
 from .sites import Selection, Site, Wanted, find_sites
 from .traced_methods import Source, UntraceableError, rewritten_class
 
@@ -46,9 +50,16 @@ class SwapReport:
     """What `swap_activations` found: one `SwapEntry` for each activation, in the order of the model's modules.
 
     Prints as a table; iterates over, and has the length of, its entries.
+
+    Attributes:
+        entries: The activations.
+        without_affine: BatchNorms that lost their affine parameters, by path (``placement="normalized"``).
+        buffered: Head that a BatchNorm was put before, by path; None for none.
     """
 
     entries: tuple[SwapEntry, ...]
+    without_affine: tuple[str, ...] = ()
+    buffered: str | None = None
 
     @property
     def swapped(self) -> tuple[SwapEntry, ...]:
@@ -71,7 +82,10 @@ class SwapReport:
         rows += [(e.path, e.old, e.new if e.new is not None else f"left alone: {e.reason}") for e in self.entries]
         widths = [max(len(row[column]) for row in rows) for column in range(2)]
         lines = [f"{path:{widths[0]}}  {old:{widths[1]}}  {new}" for path, old, new in rows]
-        return "\n".join([*lines, f"{len(self.swapped)} swapped, {len(self.left_alone)} left alone"])
+        lines.append(f"{len(self.swapped)} swapped, {len(self.left_alone)} left alone")
+        if self.without_affine:
+            lines.append(f"affine removed from {len(self.without_affine)} BatchNorms: {', '.join(self.without_affine)}")
+        return "\n".join([*lines, *([f"BatchNorm put before {self.buffered}"] if self.buffered else [])])
 
 
 class SwappedActivations:
@@ -92,6 +106,8 @@ def swap_activations(
     source: Wanted | Iterable[Wanted] | None = None,
     include: str | Iterable[str] | None = None,
     exclude: str | Iterable[str] | None = None,
+    placement: Literal["all", "normalized"] = "all",
+    buffer_norm: bool = False,
     dry_run: bool = False,
 ) -> SwapReport:
     """Replace a model's activations, in place; everything else (weights, training mode, state-dict keys) stays.
@@ -101,7 +117,8 @@ def swap_activations(
     torch.fx makes into calls of a child module ``functional_<name>``; a method that a trace cannot stand for (it
     branches on its input or on the training flag, say) is left alone and named in the report. Every place gets a
     module of its own, in the old one's training mode; one with parameters is put on the device and dtype of those
-    nearby. A module that is called several times at one place is one place. ``inplace`` is kept where `to` takes it.
+    nearby. A module that is called several times at one place is one place, except for a `NormalizedAct`, whose
+    statistics need one for each call (``relu_1``, ``relu_2``, ...). ``inplace`` is kept where `to` takes it.
     The parameters of a replaced PReLU go away: give the optimizer the new ones.
 
     A swapped stock timm or segmentation_models_pytorch model refuses to be saved by its library, whose config would
@@ -115,6 +132,11 @@ def swap_activations(
             hardsigmoid, tanh, softmax) or activations of output heads.
         include: Shell patterns (fnmatch, ``*`` crosses dots) of the paths to replace; all by default.
         exclude: Patterns of the paths to leave alone.
+        placement: ``"normalized"`` puts normalized activations where their paper does: not behind the addition of a
+            residual block and not into gates; and a BatchNorm that only such an activation reads loses its affine
+            parameters.
+        buffer_norm: With that, put a BatchNorm without affine before the head, as the paper suggests where the last
+            hidden activation is normalized and not followed by a BatchNorm.
         dry_run: Report without changing anything.
 
     Returns:
@@ -122,13 +144,18 @@ def swap_activations(
 
     Raises:
         ValueError: An unknown name, a pattern that matches no activation, patterns that part two paths of one shared
-            module, or nothing to swap. The model is unchanged after any error.
+            module, nothing to swap, or a placement that does not fit `to` or the head. The model is unchanged after
+            any error.
         TypeError: `to` does not make modules.
     """
     factory = activation_factory(to) if isinstance(to, str) else to
-    selection = Selection(source)
-    sites = list(find_sites(model, selection))
+    normalized = isinstance(factory(), NormalizedAct)
+    check_placement(placement, buffer_norm, normalized)
+    flow = DataFlow(model)
+    sites = list(find_sites(model, Selection(source), flow if normalized else None))
     _apply_patterns(sites, include, exclude)
+    norms = choose_places(flow, sites) if placement == "normalized" else []
+    head = find_head(model) if buffer_norm else None
     classes = _rewrite(sites)
     chosen = [site for site in sites if site.reason is None]
     if not chosen:
@@ -138,9 +165,14 @@ def swap_activations(
         slot = (id(site.parent), site.name)
         site.new = made[slot] = made[slot] if slot in made else _make(factory, site, model)
     if not dry_run:
-        _commit(model, chosen, classes)
+        _commit(model, sites, classes)
+        for path in norms:
+            remove_affine(model.get_submodule(path))
+        if head is not None:
+            add_buffer_norm(model.get_submodule(head))  # type: ignore[arg-type]
     shown = [(site, describe_activation(site.new) if site.new is not None else None) for site in sites]
-    return SwapReport(tuple(SwapEntry(site.path, site.old, new, site.reason) for site, new in shown))
+    entries = tuple(SwapEntry(site.path, site.old, new, site.reason) for site, new in shown)
+    return SwapReport(entries, tuple(norms), head)
 
 
 def _apply_patterns(
@@ -225,13 +257,16 @@ _HOOKS = (
 )
 
 
-def _commit(model: nn.Module, chosen: list[Site], classes: dict[int, type[nn.Module]]) -> None:
-    for site in chosen:
+def _commit(model: nn.Module, sites: list[Site], classes: dict[int, type[nn.Module]]) -> None:
+    called_still = {(id(site.parent), site.shared) for site in sites if site.reason is not None}
+    for site in (site for site in sites if site.reason is None):
         parent = site.parent
         if site.module is not None and site.new is not None:
             _move_hooks(site.module, site.new)
         vars(parent).pop(site.name, None)
         parent._modules[site.name] = site.new
+        if site.shared is not None and (id(parent), site.shared) not in called_still:
+            parent._modules.pop(site.shared, None)
         if isinstance(parent, nn.TransformerDecoderLayer) and site.name == "activation":
             vars(parent)[site.name] = site.new  # its __setstate__ puts F.relu where a copied dict has no such entry
         if isinstance(parent, nn.TransformerEncoderLayer) and site.name == "activation":

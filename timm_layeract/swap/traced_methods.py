@@ -23,7 +23,7 @@ from torch import fx, nn
 
 from .functional_calls import called_function
 
-__all__ = ["ActivationCall", "FunctionalMethod", "Source", "UntraceableError", "rewritten_class"]
+__all__ = ["ActivationCall", "FunctionalMethod", "Source", "UntraceableError", "graph_of", "rewritten_class"]
 
 _PLAIN = (bool, int, float, str, type(None))
 
@@ -44,14 +44,23 @@ class _Tracer(fx.Tracer):
 
 @dataclass(frozen=True)
 class ActivationCall:
-    """One call of an activation function in a traced method."""
+    """One call of an activation function, or of a child module, in a traced method.
+
+    Attributes:
+        node: The call in the graph.
+        function: What is called.
+        module: The child module, None for a function.
+    """
 
     node: fx.Node
     function: str
+    module: nn.Module | None = None
 
     @property
     def inplace(self) -> bool:
         """Whether the call overwrites its input."""
+        if self.module is not None:
+            return bool(getattr(self.module, "inplace", False))
         flags = [self.node.kwargs.get("inplace"), *self.node.args[1:]]
         return getattr(self.node.target, "__name__", str(self.node.target)).endswith("_") or any(
             flag is True for flag in flags
@@ -92,6 +101,11 @@ class FunctionalMethod:
         if any(node.op == "get_attr" and not _has(module, str(node.target)) for node in self.graph.nodes):
             raise UntraceableError("it makes a tensor that a trace would turn into a constant")
         self.calls = [ActivationCall(node, name) for node in self.graph.nodes if (name := called_function(node))]
+
+    def calls_of(self, name: str, module: nn.Module) -> list[ActivationCall]:
+        """The calls of the child module of that name."""
+        nodes = [node for node in self.graph.nodes if node.op == "call_module" and node.target == name]
+        return [ActivationCall(node, name, module) for node in nodes]
 
     def replace(self, names: Mapping[ActivationCall, str]) -> None:
         """Put a call of the child module of that name in the place of each activation call.
@@ -148,6 +162,23 @@ def _undisturbed(module: nn.Module) -> Iterator[None]:
         vars(module).update(before)
 
 
+def graph_of(module: nn.Module) -> fx.Graph:
+    """The forward of a module as a graph with its children as leaves, for looking at: branches are those of today.
+
+    Raises:
+        UntraceableError: The trace fails.
+    """
+    try:
+        with _undisturbed(module):
+            return _Tracer().trace(module)
+    except Exception as error:  # whatever a forward raises when it is handed proxies
+        raise UntraceableError(_message(error)) from error
+
+
+def _message(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def _trace(module: nn.Module, method: str) -> tuple[fx.Graph, dict[CodeType, bool]]:
     """Trace a method; return its graph, and the code objects outside torch that ran -> whether they are methods."""
     executed: dict[CodeType, bool] = {}
@@ -169,7 +200,7 @@ def _trace(module: nn.Module, method: str) -> tuple[fx.Graph, dict[CodeType, boo
         with ThreadPoolExecutor(1) as thread:
             graph = thread.submit(run).result()
     except Exception as error:  # whatever a forward raises when it is handed proxies
-        raise UntraceableError(" ".join(str(error).split()) or type(error).__name__) from error
+        raise UntraceableError(_message(error)) from error
     return graph, executed
 
 
