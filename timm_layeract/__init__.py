@@ -6,23 +6,39 @@ Needs nothing but torch and timm at import; training, the command line and evalu
 from . import functional, kernels, models
 from .checkpoints import save_pretrained
 from .fuse import fuse, unfuse
-from .layers import BatchNormLayerAct2d, LAHardSiLU, LASiLU, LayerAct, LazyLayerAct, NormalizedAct
-from .registry import list_activations, register_activation
+from .layers import (
+    BatchNormLayerAct2d,
+    DecorrelatedBatchNorm2d,
+    IEBN2d,
+    ImageLayerNorm,
+    LAHardSiLU,
+    LASiLU,
+    LayerAct,
+    LazyLayerAct,
+    NormalizedAct,
+    SwitchNorm2d,
+)
+from .registry import list_activations, list_norms, register_activation
 from .swap import SwapReport, swap_activations
 
 __version__ = "0.1.0"
 __all__ = [
     "BatchNormLayerAct2d",
+    "DecorrelatedBatchNorm2d",
+    "IEBN2d",
+    "ImageLayerNorm",
     "LAHardSiLU",
     "LASiLU",
     "LayerAct",
     "LazyLayerAct",
     "NormalizedAct",
     "SwapReport",
+    "SwitchNorm2d",
     "functional",
     "fuse",
     "kernels",
     "list_activations",
+    "list_norms",
     "models",
     "register_activation",
     "save_pretrained",

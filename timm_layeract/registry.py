@@ -1,4 +1,4 @@
-"""Activation names: one table from name to factory, taught to timm so that ``act_layer="lasilu"`` works in any model.
+"""Names of activations and normalisations, taught to timm: ``act_layer="lasilu"`` works in any model that takes one.
 
 Imports torch, timm, `layers` and `errors`. A name is what survives in a saved config, so every activation that a model
 may be saved with needs one.
@@ -7,14 +7,24 @@ may be saved with needs one.
 from collections.abc import Callable
 from functools import partial
 
-from timm.layers import create_act
+from timm.layers import create_act, create_norm
 from timm.models import nfnet, register_notrace_module
 from torch import Tensor, nn
 
 from .errors import UserError, did_you_mean
-from .layers import LAHardSiLU, LASiLU, LayerAct, LazyLayerAct, NormalizedAct
+from .layers import (
+    DecorrelatedBatchNorm2d,
+    IEBN2d,
+    ImageLayerNorm,
+    LAHardSiLU,
+    LASiLU,
+    LayerAct,
+    LazyLayerAct,
+    NormalizedAct,
+    SwitchNorm2d,
+)
 
-__all__ = ["activation_factory", "list_activations", "register_activation"]
+__all__ = ["activation_factory", "list_activations", "list_norms", "register_activation"]
 
 ActivationFactory = Callable[..., nn.Module]
 _OURS: dict[str, ActivationFactory] = {}
@@ -41,6 +51,11 @@ def register_activation(name: str, factory: ActivationFactory) -> None:
 def list_activations() -> list[str]:
     """Names of this package's activations, sorted; timm's own names work wherever these do."""
     return sorted(_OURS)
+
+
+def list_norms() -> list[str]:
+    """Names of this package's normalisations for timm's ``norm_layer=``, sorted; underscores do not count."""
+    return sorted(_NORMS)
 
 
 def activation_factory(name: str) -> ActivationFactory:
@@ -79,6 +94,17 @@ _NFNET_GAINS = {"lasilu": 1.789, "lahardsilu": 1.816, "lasilu_imagenet": 1.798, 
 for _name, _gain in _NFNET_GAINS.items():
     create_act._ACT_FN_DEFAULT[_name] = partial(_call, _OURS[_name]())
     nfnet._nonlin_gamma[_name] = _gain
+
+# The normalisations of the LayerAct paper's studies (v3, appendices D to F).
+_NORMS: dict[str, Callable[..., nn.Module]] = {
+    "switchnorm": SwitchNorm2d,
+    "iebn": IEBN2d,
+    "dbn": DecorrelatedBatchNorm2d,
+    "imagelayernorm": ImageLayerNorm,
+    "imagelayernormplain": partial(ImageLayerNorm, affine=False),
+    "none": nn.Identity,
+}
+create_norm._NORM_MAP.update(_NORMS)
 
 # torch.fx keeps the modules whole: their maths looks at the input's rank, strides and dtype.
 register_notrace_module(LayerAct)

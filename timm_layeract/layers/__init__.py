@@ -1,7 +1,21 @@
 """Layers: nn.Modules, each a thin skin over `timm_layeract.functional` and `timm_layeract.kernels`."""
 
 from .batch_norm_act import BatchNormLayerAct2d
+from .channel_norms import IEBN2d, SwitchNorm2d
+from .decorrelated_norm import DecorrelatedBatchNorm2d
 from .layer_act import LAHardSiLU, LASiLU, LayerAct, LazyLayerAct
+from .layer_norm import ImageLayerNorm
 from .normalized_act import NormalizedAct
 
-__all__ = ["BatchNormLayerAct2d", "LAHardSiLU", "LASiLU", "LayerAct", "LazyLayerAct", "NormalizedAct"]
+__all__ = [
+    "BatchNormLayerAct2d",
+    "DecorrelatedBatchNorm2d",
+    "IEBN2d",
+    "ImageLayerNorm",
+    "LAHardSiLU",
+    "LASiLU",
+    "LayerAct",
+    "LazyLayerAct",
+    "NormalizedAct",
+    "SwitchNorm2d",
+]

@@ -1,4 +1,7 @@
-"""Normalized activations as a module, with running statistics. Imports torch, `normalized` and `processes`."""
+"""Normalized activations as a module, with running statistics.
+
+Imports torch, `normalized` and `batch_statistics`.
+"""
 
 from collections.abc import Callable
 
@@ -6,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..normalized import ActStatistics, act_moments, filter_statistics, merge_moments, normalize_output, statistics_of
-from .processes import gather
+from .batch_statistics import computed_again, gather
 
 __all__ = ["NormalizedAct"]
 
@@ -84,8 +87,8 @@ class NormalizedAct(nn.Module):
     @torch.jit.unused
     def _update(self, x: Tensor, y: Tensor, mask: Tensor | None) -> ActStatistics:
         """Take the batch into the running statistics; return those after it."""
-        if not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1:
-            return self._running()  # a checkpointed block, computed again in backward: the batch has been counted
+        if computed_again():
+            return self._running()
         new = statistics_of(merge_moments(gather(act_moments(x, y, self.base, mask))))
         with torch.no_grad():
             first = self.num_batches_tracked == 0

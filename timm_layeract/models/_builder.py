@@ -1,6 +1,6 @@
 """What every architecture of ours shares: the builder behind the entrypoints, and the record of activations.
 
-Imports timm, `fingerprint`, `checkpoints`, `fuse` and `swap`.
+Imports timm, `fingerprint`, `checkpoints`, `fuse`, `swap` and `compatibility`.
 """
 
 import sys
@@ -12,6 +12,7 @@ from timm.models import PretrainedCfg, build_model_with_cfg, generate_default_cf
 from torch import Tensor, nn
 
 from ..checkpoints import embedded_cfgs, read_manifest, stored_fingerprint
+from ..compatibility import warn_of_norms
 from ..fingerprint import activation_fingerprint, check_fingerprint
 from ..fuse import fuse
 from ..swap import swap_activations
@@ -88,6 +89,7 @@ def build(
         return model
 
     model = build_model_with_cfg(construct, variant, pretrained, pretrained_filter_fn=check, **kwargs)
+    warn_of_norms(model)
     return fuse(model) if fused else model
 
 
