@@ -17,7 +17,7 @@ from timm_layeract.registry import activation_factory, list_activations, registe
 
 LAYER_LEVEL = ["affine_lahardsilu", "affine_lasilu", "lahardsilu", "lahardsilu_imagenet", "lasilu", "lasilu_imagenet"]
 NORMALIZED = ["nlrelu", "nlrelu_uncentered", "nrelu", "nrelu_uncentered", "nswish", "nswish_uncentered"]
-OURS = [*LAYER_LEVEL, *NORMALIZED]
+OURS = [*LAYER_LEVEL, "leaky_relu_gpn", *NORMALIZED, "relu_gpn"]
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def test_list_activations() -> None:
     assert list_activations() == OURS == timm_layeract.list_activations()
 
 
-@pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize("name", [*LAYER_LEVEL, *NORMALIZED])
 def test_names_resolve_in_timm(name: str) -> None:
     assert get_act_layer(name) is activation_factory(name)
     x = torch.randn(2, 3, 4, 4)

@@ -15,6 +15,7 @@ from .layers import (
     LASiLU,
     LayerAct,
     LazyLayerAct,
+    LeakyReLUGPN,
     NormalizedAct,
     SwitchNorm2d,
 )
@@ -31,6 +32,7 @@ __all__ = [
     "LASiLU",
     "LayerAct",
     "LazyLayerAct",
+    "LeakyReLUGPN",
     "NormalizedAct",
     "SwapReport",
     "SwitchNorm2d",

@@ -21,7 +21,7 @@ from .errors import UserError
 from .layers import LayerAct
 from .layers.batch_norm_act import norm_act
 
-__all__ = ["Fused", "FusedStem", "fuse", "fuses", "unfuse"]
+__all__ = ["Fused", "FusedSequential", "FusedStem", "fuse", "fuses", "unfuse"]
 
 Model = TypeVar("Model", bound=nn.Module)
 FusedClass = TypeVar("FusedClass", bound=type[nn.Module])

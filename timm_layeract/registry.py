@@ -20,6 +20,7 @@ from .layers import (
     LASiLU,
     LayerAct,
     LazyLayerAct,
+    LeakyReLUGPN,
     NormalizedAct,
     SwitchNorm2d,
 )
@@ -87,6 +88,8 @@ register_activation("affine_lahardsilu", partial(LazyLayerAct, "hardsigmoid"))
 for _name, _base in {"nrelu": nn.ReLU, "nlrelu": nn.LeakyReLU, "nswish": nn.SiLU}.items():
     register_activation(_name, partial(NormalizedAct, _base))
     register_activation(f"{_name}_uncentered", partial(NormalizedAct, _base, centered=False))
+register_activation("relu_gpn", partial(LeakyReLUGPN, negative_slope=0.0))
+register_activation("leaky_relu_gpn", LeakyReLUGPN)
 # timm's normalizer-free networks take activations as functions, and only those whose gain they know: the inverse of
 # the standard deviation on unit Gaussian input. A table, because measuring them here would cost a third of the import;
 # a test measures them.

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..checkpoints import embedded_cfgs, read_manifest, stored_fingerprint
 from ..compatibility import warn_of_norms
+from ..errors import UserError
 from ..fingerprint import activation_fingerprint, check_fingerprint
 from ..fuse import fuse
 from ..swap import swap_activations
@@ -72,6 +73,9 @@ def build(
         normalized_act: Name of a normalized activation for the places that its paper gives it (``nrelu``); the others,
             behind residual additions, run `act_layer`.
         **kwargs: Everything timm takes: ``num_classes``, ``in_chans``, ``features_only``, ``act_layer``, ...
+
+    Raises:
+        UserError: ``features_only`` of a network without feature maps.
     """
 
     def check(state_dict: Mapping[str, Tensor], model: nn.Module) -> Mapping[str, Tensor]:
@@ -82,10 +86,14 @@ def build(
             check_fingerprint(expected, model, str(source))
         return state_dict
 
+    if kwargs.get("features_only") and not hasattr(model_cls, "forward_intermediates"):
+        raise UserError(f"{variant} has no feature maps: leave features_only out.")
+
     def construct(**kwargs: Any) -> nn.Module:
         model = model_cls(**kwargs)
         if normalized_act is not None:
-            swap_activations(model, normalized_act, exclude=model_cls.plain_sites, placement="normalized")  # type: ignore[attr-defined]
+            plain: tuple[str, ...] = model.plain_sites  # type: ignore[assignment]
+            swap_activations(model, normalized_act, exclude=plain, placement="normalized")
         return model
 
     model = build_model_with_cfg(construct, variant, pretrained, pretrained_filter_fn=check, **kwargs)

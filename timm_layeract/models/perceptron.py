@@ -1,0 +1,113 @@
+"""Multi-layer perceptrons of LayerAct v1 (section 4.1): four layers of 20, 40 or 100 units for 28x28 images.
+
+In the activations of `plain_cnn`. Imports timm, `initialization`, `registry` names, `models.plain_cnn` and
+`models._builder`.
+"""
+
+from typing import Any
+
+import torch
+from timm.layers import LayerType, get_act_layer, get_device_dtype
+from torch import Tensor, nn
+
+from ..initialization import initialize
+from ._builder import RecordsActivations, register_variants
+from .plain_cnn import PLAIN_VARIANTS, PlainHidden
+
+__all__ = ["Perceptron"]
+
+
+class Perceptron(RecordsActivations, nn.Module):
+    """Linear layers of one width, each with its activation, and a linear head.
+
+    Args:
+        width: Units of a hidden layer.
+        depth: Hidden layers.
+        img_size: Height and width of the image; other sizes are an error.
+        num_classes: Classes of the head; 0 for none.
+        in_chans: Channels of the image.
+        act_layer: Activation, as any timm `act_layer`.
+        drop_rate: Dropout behind each hidden layer.
+        weight_init: ``"he"``, ``"xavier"`` or ``"orthogonal"``, see `initialization`.
+
+    Shape: ``(N, in_chans, H, W)`` to ``(N, num_classes)``.
+    """
+
+    def __init__(
+        self,
+        width: int = 100,
+        depth: int = 4,
+        img_size: tuple[int, int] = (28, 28),
+        num_classes: int = 10,
+        in_chans: int = 1,
+        act_layer: LayerType = nn.ReLU,
+        drop_rate: float = 0.0,
+        weight_init: str = "he",
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        dd: dict[str, Any] = {"device": device, "dtype": dtype}
+        self.num_classes = num_classes
+        self.in_chans = in_chans
+        self.num_features = self.head_hidden_size = width
+        self.hidden = nn.Sequential()
+        inputs = in_chans * img_size[0] * img_size[1]
+        for _ in range(depth):
+            self.hidden.append(PlainHidden(inputs, width, get_act_layer(act_layer), drop_rate, dd))
+            inputs = width
+        self.fc = nn.Linear(width, num_classes, **dd) if num_classes > 0 else nn.Identity()
+        initialize(self, weight_init)
+
+    @torch.jit.ignore
+    def group_matcher(self, coarse: bool = False) -> dict[str, str]:
+        """Patterns that group parameters by depth, for layer-wise learning rates."""
+        return dict(stem=r"^hidden\.0", blocks=r"^hidden\.(\d+)")
+
+    @torch.jit.ignore
+    def get_classifier(self, name_only: bool = False) -> str | nn.Module:
+        """The head, or its name."""
+        return "fc" if name_only else self.fc
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Put a new head of `num_classes` (0 for none) in place."""
+        self.num_classes = num_classes
+        dd = get_device_dtype(self)
+        self.fc = nn.Linear(self.num_features, num_classes, **dd) if num_classes > 0 else nn.Identity()
+        self.fc.train(self.training)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Images to the last hidden layer, ``(N, width)``."""
+        return self.hidden(x.flatten(1))
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """The last hidden layer to logits; itself with `pre_logits`."""
+        return x if pre_logits else self.fc(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(x))
+
+
+DEFAULT_CFG: dict[str, Any] = dict(
+    num_classes=10,
+    input_size=(1, 28, 28),
+    fixed_input_size=True,
+    pool_size=None,
+    crop_pct=1.0,
+    interpolation="bilinear",
+    mean=(0.1307,),
+    std=(0.3081,),
+    first_conv="hidden.0.fc",
+    classifier="fc",
+    license="apache-2.0",
+)
+
+register_variants(
+    __name__,
+    Perceptron,
+    {
+        f"mlp{width}x4{suffix}": (dict(width=width, **acts), DEFAULT_CFG)
+        for width in (20, 40, 100)
+        for suffix, acts in PLAIN_VARIANTS.items()
+    },
+)
