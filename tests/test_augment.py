@@ -82,3 +82,12 @@ def test_normalize_is_torchvisions() -> None:
     mean, std = (0.49, 0.48, 0.45), (0.25, 0.24, 0.26)
     steps = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)]
     torch.testing.assert_close(normalize(images, mean, std), v2.Compose(steps)(images))
+
+
+def test_a_network_of_one_channel_sees_luminance() -> None:
+    images = torch.randint(0, 256, (3, 3, 4, 5), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    gray = normalize(images, (0.5,), (0.25,))
+    red, green, blue = images.double().unbind(1)
+    expected = ((0.299 * red + 0.587 * green + 0.114 * blue) / 255 - 0.5) / 0.25
+    torch.testing.assert_close(gray[:, 0].double(), expected, rtol=0, atol=2e-3)  # the weights are rounded to 4 digits
+    assert normalize(images[:, :1], (0.5,), (0.25,)).shape == (3, 1, 4, 5)

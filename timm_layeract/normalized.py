@@ -21,6 +21,8 @@ __all__ = [
     "act_moments",
     "act_statistics",
     "filter_statistics",
+    "gain",
+    "mean_square_slope",
     "merge_moments",
     "normalization_factor",
     "normalize_output",
@@ -52,9 +54,10 @@ def mean_square_slope(base: Any, x: Tensor, y: Tensor) -> Tensor:
         x: Inputs in float32 or wider, without gradient.
         y: ``base(x)``.
     """
+    function = base.forward if isinstance(base, nn.Module) else base  # past the hooks that may have called this
     with torch.enable_grad():
         leaf = x.detach().requires_grad_()
-        (slope,) = torch.autograd.grad(base(leaf).sum(), leaf)
+        (slope,) = torch.autograd.grad(function(leaf.clone()).sum(), leaf)  # cloned, as it may work in place
     return slope.square().mean()
 
 
@@ -167,6 +170,11 @@ def normalization_factor(rho: Tensor, slope: Tensor) -> Tensor:
     return ((rho + slope) / (2 * rho * slope)).sqrt()
 
 
+def gain(statistics: ActStatistics, alpha: Tensor) -> Tensor:
+    """``lambda + 0.3 tanh(alpha)``, the slope that normalization gives the plain activation's output (equation 15)."""
+    return normalization_factor(statistics.rho, statistics.slope) + 0.3 * torch.tanh(alpha)
+
+
 def normalize_output(y: Tensor, statistics: ActStatistics, alpha: Tensor, centered: bool = True) -> Tensor:
     """``(lambda + 0.3 tanh(alpha)) (y - mu)`` of the plain activation's output (equation 15).
 
@@ -176,8 +184,8 @@ def normalize_output(y: Tensor, statistics: ActStatistics, alpha: Tensor, center
         alpha: The learnt scalar, without dimensions.
         centered: Take mu away.
     """
-    gain = normalization_factor(statistics.rho, statistics.slope) + 0.3 * torch.tanh(alpha)
-    return ((y - statistics.mean) * gain if centered else y * gain).to(y.dtype)
+    scale = gain(statistics, alpha)
+    return ((y - statistics.mean) * scale if centered else y * scale).to(y.dtype)
 
 
 def normalized_act(

@@ -1,6 +1,6 @@
 """What happens to a batch of uint8 images before the network: random crop, flip and erasing, normalisation.
 
-Imports torch only. Vectorised over the batch: no Python work per image. Random numbers come from a `SampleRandom`,
+Imports torch and torchvision. Vectorised over the batch: no Python work per image. Random numbers come from a `SampleRandom`,
 which gives an image the same ones however its batch is shared out among processes and parts.
 """
 
@@ -9,6 +9,7 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torchvision.transforms.v2.functional import rgb_to_grayscale
 
 __all__ = ["SampleRandom", "normalize", "random_crop_flip", "random_erase"]
 
@@ -99,9 +100,16 @@ def random_erase(images: Tensor, probability: float, random: SampleRandom) -> Te
 def normalize(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """Scale uint8 images to [0, 1] and standardise each channel.
 
+    Args:
+        images: uint8 ``(N, C, H, W)``.
+        mean: Mean of each channel; one alone asks for gray images, and colours are turned to luminance.
+        std: Their standard deviations.
+
     Returns:
-        float32 ``(N, C, H, W)``.
+        float32 ``(N, len(mean), H, W)``.
     """
     scaled = images.float() / 255
+    if len(mean) == 1 and images.shape[1] == 3:
+        scaled = rgb_to_grayscale(scaled)
     per_channel = (1, -1, 1, 1)
     return (scaled - scaled.new_tensor(mean).view(per_channel)) / scaled.new_tensor(std).view(per_channel)

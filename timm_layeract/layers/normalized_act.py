@@ -8,10 +8,19 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from ..normalized import ActStatistics, act_moments, filter_statistics, merge_moments, normalize_output, statistics_of
+from ..normalized import (
+    ActStatistics,
+    act_moments,
+    filter_statistics,
+    gain,
+    mean_square_slope,
+    merge_moments,
+    normalize_output,
+    statistics_of,
+)
 from .batch_statistics import computed_again, gather
 
-__all__ = ["NormalizedAct"]
+__all__ = ["NormalizedAct", "is_elementwise"]
 
 
 class NormalizedAct(nn.Module):
@@ -64,7 +73,8 @@ class NormalizedAct(nn.Module):
         self.base = base if isinstance(base, nn.Module) else base()
         if hasattr(self.base, "inplace"):
             self.base.inplace = False  # type: ignore[assignment]  # the statistics need the input
-        _check_elementwise(self.base)
+        if not is_elementwise(self.base):
+            raise ValueError(f"{type(self.base).__name__} is not elementwise, so it has no rho and rho' to normalize.")
         self.centered = centered
         self.momentum = momentum
         self.lower = lower
@@ -104,15 +114,20 @@ class NormalizedAct(nn.Module):
         return f"centered={self.centered}, momentum={self.momentum:g}, bounds=({self.lower:g}, {self.upper:g})"
 
 
-def _check_elementwise(base: nn.Module) -> None:
-    """Refuse a function whose value at one element depends on the others, or on chance."""
+def is_elementwise(base: nn.Module) -> bool:
+    """Whether a module's value at one element depends on that element alone; True if its parameters are on meta."""
     if any(parameter.is_meta for parameter in base.parameters()):
-        return
-    x = torch.linspace(-2.0, 2.0, 12, device="cpu").view(3, 4)
+        return True
+    device = next((parameter.device for parameter in base.parameters()), "cpu")
+    x = torch.linspace(-2.0, 2.0, 12, device=device).view(3, 4)
     with torch.no_grad():
         try:
-            elementwise = torch.equal(base(x)[1:, 1:2], base(x[1:, 1:2].clone()))
+            return torch.equal(base(x.clone())[1:, 1:2], base(x[1:, 1:2].clone()))
         except (RuntimeError, ValueError):  # another number of channels, or none
-            elementwise = False
-    if not elementwise:
-        raise ValueError(f"{type(base).__name__} is not elementwise, so it has no rho and rho' to normalize.")
+            return False
+
+
+@mean_square_slope.register
+def _(base: NormalizedAct, x: Tensor, y: Tensor) -> Tensor:
+    # As the function that it is now: asking it for values would count a batch.
+    return gain(base._running(), base.alpha).square() * mean_square_slope(base.base, x, base.base(x))

@@ -35,7 +35,7 @@ class RecordsActivations:
     under the name ``activations``, which the builder compares with what it built.
     """
 
-    __jit_unused_properties__ = ("_model_args",)  # or TorchScript compiles it
+    __jit_unused_properties__: tuple[str, ...] = ("_model_args",)  # or TorchScript compiles it
     plain_sites: tuple[str, ...] = ()
     """Patterns of activations that stay as they are where others are normalized, besides those the placement leaves."""
 
