@@ -1,9 +1,12 @@
-"""`layeract r-score`. Thin: one call into `measures`, imported when it runs."""
+"""`layeract r-score`, `convergence`. Thin: each is one call into `measures`, imported when it runs."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from ..errors import UserError
+from .options import Data
 
 
 def r_score(
@@ -27,3 +30,38 @@ def r_score(
     from ..measures.r_score import report_r_scores
 
     report_r_scores(output, act or None, lowest, highest, points, typer.echo)
+
+
+def convergence(
+    data: Data,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for table, figure and finished runs.")],
+    act: Annotated[
+        list[str] | None,
+        typer.Option("--act", "-a", help="Suffix of a lenet5_ name, or relu; may be repeated. Those of table 1."),
+    ] = None,
+    runs: Annotated[int, typer.Option(help="Seeds of each activation.", min=1)] = 25,
+    epochs: Annotated[int, typer.Option(help="Passes over the training images.", min=1)] = 50,
+    lr: Annotated[float | None, typer.Option("--lr", help="Learning rate of SGD, the same for all.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images in one step.")] = None,
+    threshold: Annotated[float, typer.Option(help="Held-out top-1, in percent, that a run is to reach.")] = 98.0,
+    at: Annotated[str, typer.Option(help="Epochs to count the runs below it at, with commas.")] = "5,10,15,30,50",
+) -> None:
+    """Train LeNet-5 in several activations and count the runs that have not converged, epoch by epoch.
+
+    Finished runs are kept: call it again to go on. The test split is not read.
+
+    Example: `layeract convergence -d ylecun/mnist -o convergence -a relu -a nrelu --runs 5 --epochs 15 --at 5,10,15`.
+    """
+    import timm_layeract  # noqa: F401  (registers the models)
+
+    from ..measures.convergence import RECIPE, TABLE_1, Settings, compare_convergence
+
+    try:
+        counted = tuple(int(epoch) for epoch in at.split(","))
+    except ValueError:
+        raise UserError(f"--at takes epochs with commas, as in 5,10,15; got {at!r}.") from None
+    changes = {
+        key: value for key, value in dict(epochs=epochs, lr=lr, batch_size=batch_size).items() if value is not None
+    }
+    settings = Settings(tuple(act or TABLE_1), tuple(range(runs)), RECIPE.replace(**changes), threshold, counted)
+    compare_convergence(data, output, settings, report=typer.echo)

@@ -22,7 +22,7 @@ __all__ = ["VarianceRecorder", "gradient_score", "mean_weights"]
 
 
 class VarianceRecorder:
-    """Records rho and rho' of every elementwise activation at each training step, while its ``with`` block runs.
+    """Records rho and rho' of every elementwise activation, and the mean weights, at each training step of its block.
 
     Those of a normalized activation are of the function that it is at that step, normalization included. An activation
     that is no elementwise function (LayerAct, softmax) has none and is left out. Recording costs about as much as the
@@ -34,6 +34,7 @@ class VarianceRecorder:
 
     Attributes:
         history: Site -> (rho, rho') of each recorded call, in order.
+        weights: `mean_weights` of the model before each recorded step.
 
     Raises:
         UserError: The model has no elementwise activation.
@@ -56,12 +57,15 @@ class VarianceRecorder:
         }
         if not self._sites:
             raise UserError(f"{type(model).__name__} has no elementwise activation modules to record.")
+        self._model = model
         self.every = every
+        self.weights: list[float] = []
         self.history: dict[str, list[tuple[float, float]]] = {path: [] for path in self._sites}
-        self._calls = dict.fromkeys(self._sites, 0)
+        self._calls = dict.fromkeys([*self._sites, None], 0)  # None: the model itself
         self._handles: list[RemovableHandle] = []
 
     def __enter__(self) -> "VarianceRecorder":
+        self._handles.append(self._model.register_forward_pre_hook(self._weigh))
         for path, module in self._sites.items():
             inputs: list[Tensor] = []
             self._handles += [
@@ -86,13 +90,22 @@ class VarianceRecorder:
         steps = zip(*(values for values in self.history.values() if values), strict=True)
         return [gradient_score(dict(enumerate(step))) for step in steps]
 
+    def _due(self, path: str | None, module: nn.Module) -> bool:
+        """Count a call; whether it is one to record."""
+        if not module.training or computed_again():
+            return False
+        self._calls[path] += 1
+        return (self._calls[path] - 1) % self.every == 0
+
+    def _weigh(self, module: nn.Module, args: Any) -> None:
+        if self._due(None, module):
+            self.weights.append(mean_weights(module))
+
     def _keep(self, path: str, inputs: list[Tensor]) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any) -> None:
-            if module.training and not computed_again():
-                if self._calls[path] % self.every == 0:
-                    # Before an in-place activation overwrites it.
-                    inputs.append(args[0].detach().clone() if getattr(module, "inplace", False) else args[0].detach())
-                self._calls[path] += 1
+            if self._due(path, module):
+                # Before an in-place activation overwrites it.
+                inputs.append(args[0].detach().clone() if getattr(module, "inplace", False) else args[0].detach())
 
         return hook
 
