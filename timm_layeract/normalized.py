@@ -1,4 +1,4 @@
-"""The maths of normalized activations, in plain torch: the one definition. Imports torch.
+"""The maths of normalized activations, in plain torch: the one definition. Imports torch and `moments`.
 
 A normalized activation (Yuan & Zhu, "Normalized activation function: toward better convergence", equations 13, 15-18
 and 31-42) scales and shifts an elementwise function f so that the variance of gradients stays the same over layers::
@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+from .moments import mean_and_variance
 
 __all__ = [
     "ActStatistics",
@@ -63,18 +65,23 @@ def mean_square_slope(base: Any, x: Tensor, y: Tensor) -> Tensor:
 
 @mean_square_slope.register
 def _(base: nn.ReLU, x: Tensor, y: Tensor) -> Tensor:
-    return (x > 0).to(x.dtype).mean()  # equation 35
+    return _positive(x)  # equation 35
 
 
 @mean_square_slope.register
 def _(base: nn.LeakyReLU, x: Tensor, y: Tensor) -> Tensor:
-    positive = (x > 0).to(x.dtype).mean()
+    positive = _positive(x)
     return positive + (1 - positive) * base.negative_slope**2
 
 
 @mean_square_slope.register
 def _(base: nn.SiLU, x: Tensor, y: Tensor) -> Tensor:
     return (y + torch.sigmoid(x) * (1 - y)).square().mean()  # equation 40, without its misprinted factor x
+
+
+def _positive(x: Tensor) -> Tensor:
+    """Share of the positive elements."""
+    return (x > 0).count_nonzero().to(x.dtype) / x.numel()
 
 
 def act_moments(x: Tensor, y: Tensor, base: Callable[[Tensor], Tensor], mask: Tensor | None = None) -> Tensor:
@@ -98,9 +105,9 @@ def act_moments(x: Tensor, y: Tensor, base: Callable[[Tensor], Tensor], mask: Te
         x, y = x.to(wide), y.to(wide)
         if x.numel() == 0:
             return x.new_zeros(6)
-        spread, output_spread = torch.var_mean(x, correction=0), torch.var_mean(y, correction=0)
+        every = list(range(x.dim()))
         slope = mean_square_slope(base, x, y)
-        return torch.stack([x.new_tensor(x.numel()), *spread[::-1], *output_spread[::-1], slope])
+        return torch.stack([x.new_tensor(x.numel()), *mean_and_variance(x, every), *mean_and_variance(y, every), slope])
 
 
 def _broadcast(mask: Tensor, x: Tensor) -> Tensor:

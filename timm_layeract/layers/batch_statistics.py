@@ -1,8 +1,13 @@
-"""What layers with statistics of the batch share: taking them over all processes, and when to. Imports torch."""
+"""What layers with statistics of the batch share: taking them over all processes, and when to.
+
+Imports torch and `moments`.
+"""
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from ..moments import mean_and_variance
 
 __all__ = ["channel_statistics", "computed_again", "gather", "sum_over_processes"]
 
@@ -63,8 +68,7 @@ def channel_statistics(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     if not several_processes():
         if values < 2:
             raise ValueError(f"Expected more than one value a channel in training, got an input of {list(x.shape)}.")
-        variance, mean = torch.var_mean(x, over, correction=0)
-        return x.new_tensor(values), mean, variance
+        return x.new_tensor(values), *mean_and_variance(x, over)
     count = sum_over_processes(x.new_tensor(values))
     mean = sum_over_processes(x.sum(over)) / count
     centred = x - mean.view(-1, *(1,) * (x.dim() - 2))

@@ -2,7 +2,7 @@
 
 Luo et al. 2019, "Switchable normalization for learning-to-normalize deep representation"; Liang et al. 2020, "Instance
 enhancement batch normalization: an adaptive regulator of batch noise"; both in appendix F of the LayerAct paper (v3).
-Imports torch and `batch_statistics`.
+Imports torch, `moments` and `batch_statistics`.
 """
 
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..moments import mean_and_variance
 from .batch_statistics import channel_statistics, computed_again
 
 __all__ = ["IEBN2d", "SwitchNorm2d"]
@@ -85,7 +86,7 @@ class SwitchNorm2d(_ChannelNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        instance_var, instance_mean = torch.var_mean(wide, dim=[2, 3], correction=0)
+        instance_mean, instance_var = mean_and_variance(wide, [2, 3])
         layer_mean = instance_mean.mean(1, keepdim=True)
         layer_var = (instance_var + (instance_mean - layer_mean).square()).mean(1, keepdim=True)
         batch_mean, batch_var = self._statistics(wide)
