@@ -1,7 +1,7 @@
 """Mean and variance, in two passes. Imports torch.
 
-`torch.var_mean` takes about ten times as long on the CPU (float32, 128x16x32x32, one thread), and is no more accurate: the
-values are centred before they are squared.
+`torch.var_mean` takes about ten times as long on the CPU (float32, 128x16x32x32, one thread), and is no more accurate:
+the values are centred before they are squared.
 """
 
 import torch
