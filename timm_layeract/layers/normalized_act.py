@@ -91,8 +91,7 @@ class NormalizedAct(nn.Module):
         return normalize_output(y, statistics, self.alpha, self.centered)
 
     def _running(self) -> ActStatistics:
-        # A copy of the mean, which backward needs as it is now.
-        return ActStatistics(self.running_rho, self.running_slope, self.running_mean.clone())
+        return ActStatistics(self.running_rho, self.running_slope, self.running_mean)
 
     @torch.jit.unused
     def _update(self, x: Tensor, y: Tensor, mask: Tensor | None) -> ActStatistics:

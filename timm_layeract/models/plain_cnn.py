@@ -1,23 +1,24 @@
 """Plain convolutional networks of the papers: LeNet-5, VGG-19 and the CNN of LayerAct v1 (its table 6).
 
 Each in the activations that the normalized activations' paper compares, initialised as it says, and with LayerAct.
-Imports timm, `fuse`, `fingerprint`, `initialization`, `registry` names and `models._builder`.
+Imports timm, `fuse`, `fingerprint`, `initialization`, `registry` names and `models._builder`,
+`models._staged`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from timm.layers import LayerType, get_act_layer, get_device_dtype, get_norm_layer
 from timm.models import checkpoint_seq
-from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..fingerprint import activation_fingerprint
 from ..fuse import FusedSequential, fuses
 from ..initialization import initialize
-from ._builder import NORMALIZED, RecordsActivations, register_variants
+from ._builder import NORMALIZED, register_variants
+from ._staged import Staged
 
 __all__ = ["PLAIN_VARIANTS", "PlainConvNet"]
 
@@ -52,7 +53,7 @@ class PlainHidden(nn.Sequential):
         self.drop = nn.Dropout(drop_rate)
 
 
-class PlainConvNet(RecordsActivations, nn.Module):
+class PlainConvNet(Staged, nn.Module):
     """Stages of convolutions with 2x2 max-pooling between and after them, hidden linear layers, and a head.
 
     Args:
@@ -72,7 +73,6 @@ class PlainConvNet(RecordsActivations, nn.Module):
     """
 
     __jit_unused_properties__ = ("_model_args", "plain_sites")
-    feature_info: list[dict[str, Any]]
 
     def __init__(
         self,
@@ -98,8 +98,22 @@ class PlainConvNet(RecordsActivations, nn.Module):
         self.pool_size = pool_size
         self.plain_top = plain_top
         self.grad_checkpointing = False
-        act, norm = get_act_layer(act_layer), get_norm_layer(norm_layer)
-        channels = in_chans
+        channels = self._add_stages(stages, get_act_layer(act_layer), get_norm_layer(norm_layer), dd)
+        self.final_pool = nn.MaxPool2d(2)
+        self.num_features = channels
+        self.global_pool = _pooling(global_pool, pool_size)
+        width = channels * pool_size[0] * pool_size[1]
+        self.hidden = nn.Sequential()
+        for outputs in hidden:
+            self.hidden.append(PlainHidden(width, outputs, get_act_layer(act_layer), drop_rate, dd))
+            width = outputs
+        self.head_hidden_size = width
+        self.fc = nn.Linear(width, num_classes, **dd) if num_classes > 0 else nn.Identity()
+        initialize(self, weight_init)
+
+    def _add_stages(self, stages: Sequence[Sequence[tuple[int, int, int]]], act: Any, norm: Any, dd: Any) -> int:
+        """Add `stages` and describe them in `feature_info`; returns the channels of the last."""
+        channels = self.in_chans
         self.feature_info = []
         self.stages = nn.Sequential()
         for index, convolutions in enumerate(stages):
@@ -110,17 +124,7 @@ class PlainConvNet(RecordsActivations, nn.Module):
                 channels = width
             self.stages.append(stage)
             self.feature_info.append(dict(num_chs=channels, reduction=2**index, module=f"stages.{index}"))
-        self.final_pool = nn.MaxPool2d(2)
-        self.num_features = channels
-        self.global_pool = _pooling(global_pool, pool_size)
-        width = channels * pool_size[0] * pool_size[1]
-        self.hidden = nn.Sequential()
-        for outputs in hidden:
-            self.hidden.append(PlainHidden(width, outputs, act, drop_rate, dd))
-            width = outputs
-        self.head_hidden_size = width
-        self.fc = nn.Linear(width, num_classes, **dd) if num_classes > 0 else nn.Identity()
-        initialize(self, weight_init)
+        return channels
 
     @property
     def plain_sites(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -132,16 +136,6 @@ class PlainConvNet(RecordsActivations, nn.Module):
         """Patterns that group parameters by depth, for layer-wise learning rates."""
         return dict(stem=r"^stages\.0\.0", blocks=r"^stages\.(\d+)" if coarse else r"^stages\.(\d+)\.(\d+)")
 
-    @torch.jit.ignore
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recompute the stages in backward instead of keeping their activations."""
-        self.grad_checkpointing = enable
-
-    @torch.jit.ignore
-    def get_classifier(self, name_only: bool = False) -> str | nn.Module:
-        """The head, or its name."""
-        return "fc" if name_only else self.fc
-
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Put a new head of `num_classes` (0 for none) in place, and a new pooling if one is named."""
         self.num_classes = num_classes
@@ -151,27 +145,13 @@ class PlainConvNet(RecordsActivations, nn.Module):
         self.fc = nn.Linear(self.head_hidden_size, num_classes, **dd) if num_classes > 0 else nn.Identity()
         self.fc.train(self.training)
 
-    def forward_intermediates(
-        self,
-        x: Tensor,
-        indices: int | list[int] | None = None,
-        norm: bool = False,
-        stop_early: bool = False,
-        output_fmt: str = "NCHW",
-        intermediates_only: bool = False,
-    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """Features of the stages, as timm's method of that name; they end in an activation, so `norm` does nothing."""
-        if output_fmt != "NCHW":
-            raise ValueError(f"output_fmt must be 'NCHW', got {output_fmt!r}.")
-        take, last = feature_take_indices(len(self.feature_info), indices)
-        intermediates = []
-        for index, stage in enumerate(self.stages):
-            x = stage(x)
-            if index in take:
-                intermediates.append(x)
-            if stop_early and index == last:
-                break
-        return intermediates if intermediates_only else (self.final_pool(x), intermediates)
+    def feature_parts(self) -> list[Callable[[Tensor], Tensor]]:
+        """The stages."""
+        return list(self.stages)
+
+    def after_stages(self, x: Tensor) -> Tensor:
+        """The last pooling."""
+        return self.final_pool(x)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """``(N, in_chans, H, W)`` to the last feature map, pooled, ``(N, num_features, H', W')``."""

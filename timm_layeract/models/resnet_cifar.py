@@ -2,7 +2,7 @@
 
 The networks of the LayerAct papers' CIFAR experiments (v3, tables 1-2), as first-class timm models. One architecture
 per depth and activation: `resnet20` runs ReLU, `resnet20_lasilu` LA-SiLU, and so on.
-Imports timm, `fuse`, `layers`, `registry` names and `models._builder`.
+Imports timm, `fuse`, `layers`, `registry` names and `models._builder`, `models._staged`.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from ..fuse import Fused, fuses
 from ..layers.batch_norm_act import norm_act
-from ._builder import NORMALIZED, RecordsActivations, register_variants
+from ._builder import NORMALIZED, register_variants
+from ._staged import Staged
 
 __all__ = ["ResNetCifar"]
 
@@ -77,7 +78,7 @@ class FusedCifarBlock(Fused, CifarBlock):
         return self.act2(self.drop_path(self.bn2(x)) + shortcut)
 
 
-class ResNetCifar(RecordsActivations, nn.Module):
+class ResNetCifar(Staged, nn.Module):
     """ResNet of 6n+2 layers for small images, output stride 4.
 
     Args:
@@ -99,7 +100,6 @@ class ResNetCifar(RecordsActivations, nn.Module):
         layer1: nn.Sequential
         layer2: nn.Sequential
         layer3: nn.Sequential
-        feature_info: list[dict[str, Any]]
 
     def __init__(
         self,
@@ -182,16 +182,6 @@ class ResNetCifar(RecordsActivations, nn.Module):
         """Patterns that group parameters by depth, for layer-wise learning rates."""
         return dict(stem=r"^conv1|bn1|act1", blocks=r"^layer(\d+)" if coarse else r"^layer(\d+)\.(\d+)")
 
-    @torch.jit.ignore
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recompute the blocks in backward instead of keeping their activations."""
-        self.grad_checkpointing = enable
-
-    @torch.jit.ignore
-    def get_classifier(self, name_only: bool = False) -> str | nn.Module:
-        """The head, or its name."""
-        return "fc" if name_only else self.fc
-
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Put a new head of `num_classes` (0 for none) in place, and a new pooling if one is named."""
         self.num_classes = num_classes
@@ -203,36 +193,9 @@ class ResNetCifar(RecordsActivations, nn.Module):
         self.global_pool.train(self.training)
         self.fc.train(self.training)
 
-    def forward_intermediates(
-        self,
-        x: Tensor,
-        indices: int | list[int] | None = None,
-        norm: bool = False,
-        stop_early: bool = False,
-        output_fmt: str = "NCHW",
-        intermediates_only: bool = False,
-    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """Features of the stem and the three stages, as timm's method of that name.
-
-        Args:
-            x: Images ``(N, in_chans, H, W)``.
-            indices: The last n if an int, those listed if a list, all if None.
-            norm: Accepted for timm's interface; stages end in an activation, there is no norm to apply.
-            stop_early: Do not run stages after the last one asked for.
-            output_fmt: Only ``"NCHW"``.
-            intermediates_only: Return the list alone.
-        """
-        if output_fmt != "NCHW":
-            raise ValueError(f"output_fmt must be 'NCHW', got {output_fmt!r}.")
-        take, last = feature_take_indices(len(self.feature_info), indices)
-        x = self.stem(x)
-        intermediates = [x] if 0 in take else []
-        stages = [self.layer1, self.layer2, self.layer3]
-        for index, stage in enumerate(stages[:last] if stop_early else stages, start=1):
-            x = checkpoint_seq(stage, x) if self.grad_checkpointing else stage(x)
-            if index in take:
-                intermediates.append(x)
-        return intermediates if intermediates_only else (x, intermediates)
+    def feature_parts(self) -> list[Callable[[Tensor], Tensor]]:
+        """The stem and the three stages."""
+        return [self.stem, self.layer1, self.layer2, self.layer3]
 
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
