@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import weakref
 from collections.abc import Iterator
 
 import pytest
@@ -12,6 +13,7 @@ from timm.layers import BlurPool2d
 from timm.models import create_feature_extractor
 from timm.models.resnet import Bottleneck
 from torch import Tensor, nn
+from torch.jit._script import call_prepare_scriptable_func
 
 import timm_layeract
 from timm_layeract import LASiLU, fuse, kernels, swap_activations, unfuse
@@ -240,3 +242,12 @@ def test_fifty_training_steps_go_the_same_way(memory_format: torch.memory_format
 def test_public_names() -> None:
     assert timm_layeract.fuse is fuse
     assert isinstance(network("resnet26_lasilu").layer1[0], Bottleneck)
+
+
+def test_torchscript_keeps_the_blocks_that_it_replaces() -> None:
+    """torch.jit.script tells modules apart by address: one that it freed would leave its address to another."""
+    model = fuse(nn.Sequential(*(nn.Sequential(nn.BatchNorm2d(3), LASiLU()) for _ in range(3)))).eval()
+    replaced = [weakref.ref(block) for block in model]
+    prepared = call_prepare_scriptable_func(model)
+    assert all(type(block) is nn.Sequential for block in prepared)
+    assert all(reference() is not None for reference in replaced)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from copy import deepcopy
 from itertools import pairwise
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 from timm.models import checkpoint_seq
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
@@ -96,11 +97,18 @@ def _fold(block: nn.Module) -> None:
             setattr(block, norm_name, nn.Identity())
 
 
+# Plain twin -> the fused module that torch.jit.script had it made for, kept alive as long: while it works, it knows
+# modules by their address, which one that it let go of would leave to another.
+_SCRIPTED: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
+
+
 class Fused:
     """Mixin of fused classes: TorchScript compiles the plain one."""
 
     def __prepare_scriptable__(self) -> Any:
-        return unfuse(deepcopy(self))  # type: ignore[type-var]
+        twin: nn.Module = unfuse(deepcopy(self))  # type: ignore[type-var,assignment]
+        _SCRIPTED[twin] = self
+        return twin
 
 
 @fuses(nn.Sequential)
