@@ -16,7 +16,7 @@ import numpy as np
 import timm
 from accelerate.utils import set_seed
 
-from ..data.sources import ImageSplit, load_splits
+from ..data.sources import Split, load_splits
 from ..errors import UserError, did_you_mean
 from ..training.recipe import Recipe
 from ..training.run import train_on
@@ -31,7 +31,7 @@ RECIPE = Recipe(
     source="Normalized activation function, section 3.1",
     epochs=50,
     batch_size=64,
-    lr=0.05,
+    lr=0.01,
     momentum=0.0,
     weight_decay=0.0,
     schedule="multistep",
@@ -67,7 +67,7 @@ class Settings:
                 raise UserError(f"LeNet-5 does not come with {name!r}; {did_you_mean(name, known)}")
         if not self.activations or not self.seeds:
             raise UserError("Give at least one activation and one run.")
-        late = [epoch for epoch in self.checkpoints if not 1 <= epoch <= self.recipe.epochs]
+        late = [epoch for epoch in self.checkpoints if not 1 <= epoch <= (self.recipe.epochs or 0)]
         if late:
             raise UserError(f"Epoch {late[0]} cannot be counted at: the runs have {self.recipe.epochs} epochs.")
 
@@ -121,7 +121,7 @@ def compare_convergence(
     return rows
 
 
-def _run(activation: str, recipe: Recipe, train: ImageSplit, folder: Path, progress: bool) -> dict[str, Any]:
+def _run(activation: str, recipe: Recipe, train: Split, folder: Path, progress: bool) -> dict[str, Any]:
     """The curves of one run: read if it was made before, else trained."""
     path = folder / f"{network_name(activation)}-{recipe.seed}.json"
     identity = {"recipe": recipe.to_dict(), "train_sha256": train.sha256()}
@@ -137,7 +137,7 @@ def _run(activation: str, recipe: Recipe, train: ImageSplit, folder: Path, progr
         train_on(model, recipe, train, None, scratch, data_name="-", progress=progress, report=lambda _: None)
         log = [json.loads(line) for line in (Path(scratch) / "log.jsonl").read_text().splitlines()]
     curves = {
-        "top1": [record["val_top1"] for record in log],
+        "top1": [record["val"]["top1"] for record in log],
         "score": recorder.scores()[: len(log)],
         "mean_weights": recorder.weights[: len(log)],
     }
