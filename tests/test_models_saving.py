@@ -24,6 +24,8 @@ SAVED = [
     "resnet18_lahardsilu",
     "resnet26d_lasilu",
     "seresnet50_lasilu",
+    "resnet20_nrelu",
+    "resnet18_nswish",
 ]
 SHIPPED = timm.list_models(module=models.__all__, pretrained=True)
 
