@@ -46,6 +46,7 @@ SIZES = {
     "vgg19_cifar": 20_024_384 + (512 + 1) * 4096 + (4096 + 1) * 4096 + (4096 + 1) * 100,
     "vgg19_bn_cifar": 20_024_384 + 5_504 + (512 + 1) * 4096 + (4096 + 1) * 4096 + (4096 + 1) * 100,
     "mlp20x4": (784 + 1) * 20 + 3 * (20 + 1) * 20 + (20 + 1) * 10,
+    "mlp512x1": (784 + 1) * 512 + (512 + 1) * 10,
     "mlp100x4": (784 + 1) * 100 + 3 * (100 + 1) * 100 + (100 + 1) * 10,
 }
 
@@ -66,7 +67,7 @@ def images(model: nn.Module, batch: int = 4) -> Tensor:
 
 def test_registered() -> None:
     assert PLAIN_VARIANTS.keys() == EXPECTED.keys()
-    assert len(OURS) == (5 + 3) * len(EXPECTED)
+    assert len(OURS) == (5 + 4) * len(EXPECTED)
 
 
 @pytest.mark.parametrize(("name", "size"), SIZES.items())

@@ -1,4 +1,4 @@
-"""Multi-layer perceptrons of LayerAct v1 (section 4.1): four layers of 20, 40 or 100 units for 28x28 images.
+"""Perceptrons for 28x28 images: four layers of 20, 40 or 100 units (LayerAct v1, section 4.1), or one of 512 (v3).
 
 In the activations of `plain_cnn`. Imports timm, `initialization`, `registry` names, `models.plain_cnn` and
 `models._builder`.
@@ -106,8 +106,8 @@ register_variants(
     __name__,
     Perceptron,
     {
-        f"mlp{width}x4{suffix}": (dict(width=width, **acts), DEFAULT_CFG)
-        for width in (20, 40, 100)
+        f"mlp{width}x{depth}{suffix}": (dict(width=width, depth=depth, **acts), DEFAULT_CFG)
+        for width, depth in ((20, 4), (40, 4), (100, 4), (512, 1))
         for suffix, acts in PLAIN_VARIANTS.items()
     },
 )
