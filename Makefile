@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 
-.PHONY: help demo test lint fix readme benchmark
+.PHONY: help demo test lint fix readme cards benchmark
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
@@ -21,11 +21,12 @@ demo: $(READY)  ## Fine-tune a pretrained LA-SiLU network on real digits, save i
 test: $(READY)  ## Run the tests
 	$(BIN)/python -m pytest -n 2
 
-lint: $(READY)  ## Check style, types, and that the README follows the manifest
+lint: $(READY)  ## Check style, types, and that README and cards follow the manifest
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python scripts/readme.py --check
+	$(BIN)/python scripts/cards.py --check
 
 fix: $(READY)  ## Mend what ruff can mend
 	$(BIN)/ruff check --fix .
@@ -33,6 +34,9 @@ fix: $(READY)  ## Mend what ruff can mend
 
 readme: $(READY)  ## Write the README's table of models anew from the manifest
 	$(BIN)/python scripts/readme.py
+
+cards: $(READY)  ## Write hub_cards/, the model cards, anew from the manifest
+	$(BIN)/python scripts/cards.py
 
 benchmark: $(READY)  ## Time LayerAct beside what it competes with; writes benchmarks/
 	$(BIN)/python -m benchmarks.run

@@ -6,7 +6,7 @@
 import sys
 from pathlib import Path
 
-from timm_layeract.checkpoints import read_manifest
+from timm_layeract.manifest import read_manifest
 
 README = Path(__file__).parent.parent / "README.md"
 BEGIN, END = "<!-- models: written by make readme -->", "<!-- /models -->"

@@ -11,17 +11,12 @@ from safetensors import safe_open
 from torch import nn
 
 import timm_layeract
-from timm_layeract.checkpoints import (
-    WEIGHTS_DIR,
-    embed_checkpoint,
-    read_manifest,
-    save_pretrained,
-    stored_fingerprint,
-)
+from timm_layeract.checkpoints import embed_checkpoint, save_pretrained, stored_fingerprint
 from timm_layeract.data.augment import normalize
 from timm_layeract.data.sources import load_splits
 from timm_layeract.errors import UserError
 from timm_layeract.fingerprint import ActivationMismatchError, activation_fingerprint
+from timm_layeract.manifest import WEIGHTS_DIR, read_manifest
 
 
 def logits(model: nn.Module, side: int = 32) -> torch.Tensor:

@@ -1,51 +1,58 @@
 """Checkpoints: saving a model together with its activation fingerprint, and the weights that ship with the package.
 
-Imports torch, timm, safetensors, `fingerprint`, `registry`.
+Imports torch, timm, safetensors, `fingerprint`, `manifest`, `registry`.
 """
 
 import hashlib
 import json
 import shutil
 import tempfile
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from timm.models._hub import HF_SAFE_WEIGHTS_NAME, save_config_for_hf
 from timm.models._input import get_model_args
-from torch import nn
+from torch import Tensor, nn
 
 from .errors import UserError
 from .fingerprint import Fingerprint, activation_fingerprint, fingerprint_mismatches
+from .manifest import WEIGHTS_DIR, read_manifest, write_manifest
 from .registry import list_activations
 
-__all__ = ["WEIGHTS_DIR", "embed_checkpoint", "embedded_cfgs", "read_manifest", "save_pretrained", "stored_fingerprint"]
+__all__ = [
+    "embed_checkpoint",
+    "file_sha256",
+    "golden_file",
+    "golden_tensors",
+    "save_pretrained",
+    "stored_fingerprint",
+]
 
-WEIGHTS_DIR = Path(__file__).parent / "weights"
-MANIFEST = "manifest.json"
 FINGERPRINT_KEY = "activations"
+KEPT_CFG = (
+    "input_size",
+    "interpolation",
+    "crop_pct",
+    "mean",
+    "std",
+    "pool_size",
+    "first_conv",
+    "classifier",
+    "license",
+)
 # Left in a swapped stock model's arguments by `swap_activations`, so that timm's own saving refuses it.
 SWAP_MARK = "swapped_activations"
 
 
-def read_manifest(directory: Path = WEIGHTS_DIR) -> dict[str, dict[str, Any]]:
-    """The embedded checkpoints: ``arch.tag`` -> hash, results, data, recipe, fingerprint, pretrained_cfg."""
-    path = directory / MANIFEST
-    return json.loads(path.read_text()) if path.exists() else {}
-
-
-def embedded_cfgs(architecture: str, manifest: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """timm pretrained_cfg fields of an architecture's embedded checkpoints, by ``arch.tag``, from `read_manifest`."""
-    cfgs = {}
-    for name, entry in manifest.items():
-        if name.split(".")[0] == architecture:
-            fields = {**entry["pretrained_cfg"], "file": str(WEIGHTS_DIR / entry["file"])}
-            # timm's configs hold tuples, which JSON turned into lists
-            cfgs[name] = {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
-    return cfgs
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def stored_fingerprint(source: str | Path) -> Fingerprint | None:
@@ -136,36 +143,49 @@ def embed_checkpoint(model: nn.Module, tag: str, entry: dict[str, Any], director
     Returns:
         ``arch.tag``.
     """
-    cfg: dict[str, Any] = _rebuild(model).pretrained_cfg  # type: ignore[assignment]
+    built = _rebuild(model)
+    cfg: dict[str, Any] = built.pretrained_cfg  # type: ignore[assignment]
     name = f"{cfg['architecture']}.{tag}"
     path = directory / f"{name}.safetensors"
     directory.mkdir(parents=True, exist_ok=True)
     save_weights(model, path)
-    kept = (
-        "input_size",
-        "interpolation",
-        "crop_pct",
-        "mean",
-        "std",
-        "pool_size",
-        "first_conv",
-        "classifier",
-        "license",
-    )
+    stored = load_file(path)
+    published = deepcopy(built).cpu()
+    published.load_state_dict(stored)
+    save_file(golden_tensors(published, cfg["input_size"]), golden_file(name, directory))
     described = {
         "file": path.name,
-        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "sha256": file_sha256(path),
         "bytes": path.stat().st_size,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "dtype": str(stored[next(name for name, _ in model.named_parameters())].dtype).removeprefix("torch."),
         "activations": activation_fingerprint(model),
         "pretrained_cfg": {
-            **{key: cfg[key] for key in kept if key in cfg},
+            **{key: cfg[key] for key in KEPT_CFG if key in cfg},
             "num_classes": model.num_classes,
             "label_names": entry.pop("label_names"),
         },
     }
-    manifest = {**read_manifest(directory), name: {**described, **entry}}
-    partial = directory / f"{MANIFEST}.partial"
-    partial.write_text(json.dumps(dict(sorted(manifest.items())), indent=2) + "\n")
-    partial.replace(directory / MANIFEST)
+    write_manifest({**read_manifest(directory), name: {**described, **entry}}, directory)
     return name
+
+
+def golden_file(name: str, directory: Path = WEIGHTS_DIR) -> Path:
+    """Where the golden tensors of ``arch.tag`` lie."""
+    return directory / f"{name}.golden.safetensors"
+
+
+def golden_tensors(model: nn.Module, input_size: tuple[int, int, int]) -> dict[str, Tensor]:
+    """A fixed input and what the model makes of it: what later versions of the code must still compute.
+
+    Args:
+        model: Network in float32 on the CPU.
+        input_size: (C, H, W).
+
+    Returns:
+        ``input`` ``(2, C, H, W)``, standard normal, and ``output``, the logits in evaluation mode.
+    """
+    images = torch.randn(2, *input_size, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        output = model.eval()(images)
+    return {"input": images, "output": output.clone()}

@@ -1,6 +1,6 @@
 """What every architecture of ours shares: the builder behind the entrypoints, and the record of activations.
 
-Imports timm, `fingerprint`, `checkpoints`, `fuse`, `swap` and `compatibility`.
+Imports timm, `fingerprint`, `manifest`, `checkpoints`, `fuse`, `swap` and `compatibility`.
 """
 
 import sys
@@ -11,11 +11,12 @@ from typing import Any
 from timm.models import PretrainedCfg, build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
 
-from ..checkpoints import embedded_cfgs, read_manifest, stored_fingerprint
+from ..checkpoints import stored_fingerprint
 from ..compatibility import warn_of_norms
 from ..errors import UserError
 from ..fingerprint import activation_fingerprint, check_fingerprint
 from ..fuse import fuse
+from ..manifest import pretrained_cfgs, read_manifest
 from ..swap import swap_activations
 
 __all__ = ["NORMALIZED", "RecordsActivations", "register_variants"]
@@ -119,7 +120,7 @@ def register_variants(
     manifest = read_manifest()
     cfgs: dict[str, dict[str, Any] | PretrainedCfg] = {}
     for name, (_, default_cfg) in architectures.items():
-        tagged = {tag: {**default_cfg, **cfg} for tag, cfg in embedded_cfgs(name, manifest).items()}
+        tagged = {tag: {**default_cfg, **cfg} for tag, cfg in pretrained_cfgs(name, manifest).items()}
         cfgs.update(tagged or {name: {**default_cfg}})
     module.default_cfgs = generate_default_cfgs(cfgs)  # type: ignore[attr-defined]
     for name, (model_args, _) in architectures.items():

@@ -1,0 +1,33 @@
+"""Writes hub_cards/, the model card and evaluation results of every checkpoint as they go to the Hub, from the manifest.
+
+`python scripts/cards.py` writes them, `--check` only says whether they and the manifest are in order (exit code 1 if
+not).
+"""
+
+import sys
+from pathlib import Path
+
+from timm_layeract.hub.cards import card_files
+from timm_layeract.manifest import check_manifest, read_manifest
+
+FOLDER = Path(__file__).parent.parent / "hub_cards"
+
+
+def main() -> None:
+    """Write or check."""
+    manifest = read_manifest()
+    check_manifest(manifest)
+    fresh = card_files(manifest)
+    FOLDER.mkdir(exist_ok=True)
+    written = {path.name: path.read_text() for path in FOLDER.iterdir()}
+    if "--check" in sys.argv[1:]:
+        stale = sorted(name for name in {**fresh, **written} if fresh.get(name) != written.get(name))
+        sys.exit(f"hub_cards/ is stale ({', '.join(stale)}): run `make cards`." if stale else None)
+    for name in written.keys() - fresh.keys():
+        (FOLDER / name).unlink()
+    for name, text in fresh.items():
+        (FOLDER / name).write_text(text)
+
+
+if __name__ == "__main__":
+    main()

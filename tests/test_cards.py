@@ -1,0 +1,157 @@
+"""The manifest's schema, and the model cards made from it: what they say, and that what they show runs."""
+
+import re
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from huggingface_hub import ModelCard
+from huggingface_hub.repocard_data import ModelCardData
+from PIL import Image
+from sklearn.datasets import load_sample_image
+
+from timm_layeract.errors import UserError
+from timm_layeract.hub.cards import card_files, render_card, render_eval_results
+from timm_layeract.manifest import check_manifest, find_entry, read_manifest
+
+CARDS = Path(__file__).parent.parent / "hub_cards"
+NAME, TWIN = "resnet20_lasilu.cifar10", "resnet20.cifar10"
+
+
+@pytest.fixture
+def manifest() -> dict[str, dict[str, Any]]:
+    return deepcopy(read_manifest())
+
+
+def metadata(card: str) -> ModelCardData:
+    data = ModelCard(card).data
+    assert isinstance(data, ModelCardData)
+    return data
+
+
+def test_the_manifest_follows_its_schema(manifest: dict[str, dict[str, Any]]) -> None:
+    check_manifest(manifest)
+    manifest[NAME]["hub"] = {"repo": "org/name", "revision": "a" * 40}
+    manifest[NAME]["seeds"] = [{"seed": 11}, {"seed": 22}]
+    manifest[NAME]["added later"] = {"anything": 1}
+    check_manifest(manifest)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("sha256", "abc", "sha256.*'abc' does not match"),
+        ("sha256", None, "'sha256' is a required property"),
+        ("dtype", "float64", "dtype.*'float64' is not one of"),
+        ("dtype", None, "'dtype' is a required property"),
+        ("activations", {}, "activations"),
+        ("date", "today", "date.*'today' does not match"),
+        ("test", {"top1": "88 %"}, "test -> top1.*is not of type"),
+        ("hub", {"repo": "org/name", "revision": "main"}, "hub -> revision.*'main' does not match"),
+        ("hub", {"repo": "name", "revision": "a" * 40}, "hub -> repo"),
+        ("data", {"name": "MNIST"}, "required property"),
+    ],
+)
+def test_a_manifest_that_does_not_is_refused(
+    manifest: dict[str, dict[str, Any]], field: str, value: Any, said: str
+) -> None:
+    manifest[NAME][field] = value
+    if value is None:
+        del manifest[NAME][field]
+    with pytest.raises(UserError, match=rf"{NAME}.*{said}"):
+        check_manifest(manifest)
+
+
+def test_a_data_set_of_which_nothing_is_known_is_refused(manifest: dict[str, dict[str, Any]]) -> None:
+    manifest[NAME]["data"]["name"] = "My images"
+    with pytest.raises(UserError, match=rf"{NAME}: nothing is known of the data set 'My images'.*datasets\.json"):
+        check_manifest(manifest)
+
+
+def test_finding_an_entry(manifest: dict[str, dict[str, Any]]) -> None:
+    assert find_entry("resnet20_lasilu", manifest)[0] == find_entry(NAME, manifest)[0] == NAME
+    with pytest.raises(UserError, match="did you mean.*resnet20_lasilu"):
+        find_entry("resnet20_lasulu", manifest)
+    manifest["resnet20_lasilu.other"] = manifest[NAME]
+    with pytest.raises(UserError, match=r"several tags; name one: resnet20_lasilu.cifar10, resnet20_lasilu\.other"):
+        find_entry("resnet20_lasilu", manifest)
+
+
+def test_the_cards_are_up_to_date() -> None:
+    assert {path.name: path.read_text() for path in CARDS.iterdir()} == card_files(read_manifest())
+
+
+@pytest.mark.parametrize("path", sorted(CARDS.glob("*.md")), ids=lambda path: path.stem)
+def test_the_snippet_of_each_card_runs_offline(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (snippet,) = re.findall(r"```python\n(.*?)```", path.read_text(), flags=re.DOTALL)
+    Image.fromarray(load_sample_image("flower.jpg")).save(tmp_path / "image.png")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(snippet, path.name, "exec"), {})
+    labels = read_manifest()[path.stem]["pretrained_cfg"]["label_names"]
+    answer, percent = re.fullmatch(r"(.+): ([\d.]+) %\n", capsys.readouterr().out).groups()  # type: ignore[union-attr]
+    assert answer in labels
+    assert 100 / len(labels) <= float(percent) <= 100
+
+
+@pytest.mark.parametrize("name", sorted(read_manifest()))
+def test_metadata_is_what_the_hub_reads(name: str) -> None:
+    entry = read_manifest()[name]
+    data = metadata(render_card(name, read_manifest()))
+    assert (data.library_name, data.pipeline_tag, data.license) == ("timm", "image-classification", "apache-2.0")
+    assert data.datasets == ["uoft-cs/cifar10"]
+    assert data.base_model is None
+    (result,) = data.eval_results  # type: ignore[misc]
+    assert result.metric_value == pytest.approx(entry["test"]["top1"], abs=0.005)
+    assert (result.dataset_name, result.dataset_split) == (entry["data"]["name"], "test")
+    (published,) = yaml.safe_load(render_eval_results(name, read_manifest()))
+    assert published["dataset"] == {"id": "uoft-cs/cifar10", "task_id": "image-classification"}
+    assert published["value"] == result.metric_value
+    assert "JPEG" in published["notes"]
+
+
+def test_the_twin_stands_beside(manifest: dict[str, dict[str, Any]]) -> None:
+    score = f"| {TWIN} | ReLU() | {manifest[TWIN]['test']['top1']:.2f} |"
+    assert score in render_card(NAME, manifest)
+    manifest[TWIN]["recipe"]["epochs"] += 1  # no longer the same training
+    assert TWIN not in render_card(NAME, manifest)
+
+
+def test_what_is_only_sometimes_known(manifest: dict[str, dict[str, Any]]) -> None:
+    entry = manifest[NAME]
+    plain = render_card(NAME, manifest)
+    assert "hf-hub:" not in plain
+    assert "Not measured" in plain
+    assert "deviation" not in plain
+    entry["corrupted"] = {"set": "CIFAR-10-C", "top1": 61.25, "categories": {"noise": 50.5, "blur": 72.0}}
+    entry["seeds"] = [{"seed": seed, "test": {"top1": top1}} for seed, top1 in enumerate((88.0, 89.0, 90.0))]
+    entry["hub"] = {"repo": "org/name", "revision": "a" * 40}
+    full = render_card(NAME, manifest)
+    assert "| noise | blur | all |" in full
+    assert "| 50.50 | 72.00 | 61.25 |" in full
+    assert "89.00 ± 1.00 (3)" in full
+    assert 'create_model("hf-hub:org/name", pretrained=True)' in full
+    assert "a" * 40 not in full  # the card is part of the revision
+    assert 'create_model("hf-hub:new/place", pretrained=True)' in render_card(NAME, manifest, repo="new/place")
+
+
+@pytest.mark.parametrize(
+    ("start", "base"),
+    [
+        ("resnet18.a1_in1k", "timm/resnet18.a1_in1k"),
+        ("hf-hub:org/other@main", "org/other"),
+        (TWIN, "org/twin"),
+        ("resnet20_silu", None),
+    ],
+)
+def test_fine_tuned_weights_name_where_they_started(
+    manifest: dict[str, dict[str, Any]], start: str, base: str | None
+) -> None:
+    manifest[TWIN]["hub"] = {"repo": "org/twin", "revision": "a" * 40}
+    manifest[NAME]["started_from"] = start
+    card = render_card(NAME, manifest)
+    assert metadata(card).base_model == base
+    assert f"layeract finetune -m {start}" in card

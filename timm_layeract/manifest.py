@@ -1,0 +1,118 @@
+"""The manifest of trained weights: what each ``arch.tag`` is, where it lies, how it came about and what it scores.
+
+`weights/manifest.json` is the one source: timm's configs, the model cards and the README's tables are made from it.
+`weights/manifest.schema.json` says what an entry holds, `weights/datasets.json` what is known of the data sets.
+Imports the standard library and `errors`; jsonschema when an entry is checked.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .errors import UserError, did_you_mean
+
+__all__ = [
+    "WEIGHTS_DIR",
+    "check_manifest",
+    "find_entry",
+    "pretrained_cfgs",
+    "read_data_sets",
+    "read_manifest",
+    "write_json",
+    "write_manifest",
+]
+
+WEIGHTS_DIR = Path(__file__).parent / "weights"
+MANIFEST = "manifest.json"
+SCHEMA = "manifest.schema.json"
+DATA_SETS = "datasets.json"
+HUB_FILE = "model.safetensors"
+
+Entry = dict[str, Any]
+Manifest = dict[str, Entry]
+
+
+def read_manifest(directory: Path = WEIGHTS_DIR) -> Manifest:
+    """The trained checkpoints: ``arch.tag`` -> hash, results, data, recipe, fingerprint, pretrained_cfg."""
+    path = directory / MANIFEST
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def write_manifest(manifest: Mapping[str, Entry], directory: Path = WEIGHTS_DIR) -> None:
+    """Replace the manifest, sorted by name, whole or not at all."""
+    write_json(directory / MANIFEST, dict(sorted(manifest.items())))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write an indented JSON file, whole or not at all."""
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(json.dumps(value, indent=2) + "\n")
+    partial.replace(path)
+
+
+def read_data_sets() -> dict[str, dict[str, Any]]:
+    """What is known of each data set, by the name that results call it: Hub id, licence, home page, description."""
+    return json.loads((WEIGHTS_DIR / DATA_SETS).read_text())
+
+
+def find_entry(name: str, manifest: Mapping[str, Entry]) -> tuple[str, Entry]:
+    """The entry of ``arch.tag``, or of ``arch`` where it has a single tag.
+
+    Raises:
+        UserError: There is none, or ``arch`` has several tags.
+    """
+    if name in manifest:
+        return name, manifest[name]
+    tagged = [known for known in manifest if known.split(".")[0] == name]
+    if len(tagged) == 1:
+        return tagged[0], manifest[tagged[0]]
+    if tagged:
+        raise UserError(f"{name} has weights under several tags; name one: {', '.join(tagged)}.")
+    raise UserError(f"There are no trained weights {name!r}; {did_you_mean(name, manifest)}")
+
+
+def pretrained_cfgs(architecture: str, manifest: Mapping[str, Entry]) -> dict[str, dict[str, Any]]:
+    """timm pretrained_cfg fields of an architecture's checkpoints, by ``arch.tag``.
+
+    They name the embedded file where it is there, else the pinned revision on the Hub; an entry that has neither (a
+    package built without its weights) is left out.
+    """
+    cfgs = {}
+    for name, entry in manifest.items():
+        if name.split(".")[0] != architecture:
+            continue
+        source = _source(entry)
+        if source:
+            fields = {**entry["pretrained_cfg"], **source}
+            # timm's configs hold tuples, which JSON turned into lists
+            cfgs[name] = {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
+    return cfgs
+
+
+def _source(entry: Entry) -> dict[str, str]:
+    embedded = WEIGHTS_DIR / entry["file"]
+    if embedded.is_file():
+        return {"file": str(embedded)}
+    hub = entry.get("hub")
+    return {"hf_hub_id": f"{hub['repo']}@{hub['revision']}", "hf_hub_filename": HUB_FILE} if hub else {}
+
+
+def check_manifest(manifest: Mapping[str, Entry]) -> None:
+    """Refuse a manifest that does not follow its schema, or names a data set of which nothing is known.
+
+    Raises:
+        UserError: Names the entry, the field and the fault.
+    """
+    import jsonschema
+
+    schema = json.loads((WEIGHTS_DIR / SCHEMA).read_text())
+    fault = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(schema).iter_errors(manifest))
+    if fault is not None:
+        where = " -> ".join(str(part) for part in fault.absolute_path) or "the top level"
+        raise UserError(f"{MANIFEST}, {where}: {fault.message} ({SCHEMA} says what an entry holds).")
+    known = read_data_sets()
+    for name, entry in manifest.items():
+        data = entry["data"]["name"]
+        if data not in known:
+            raise UserError(f"{MANIFEST}, {name}: nothing is known of the data set {data!r}; add it to {DATA_SETS}.")
