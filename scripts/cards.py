@@ -1,4 +1,4 @@
-"""Writes hub_cards/, the model card and evaluation results of every checkpoint as they go to the Hub, from the manifest.
+"""Writes hub_cards/ from the manifest: model card and evaluation results of every checkpoint, as they go to the Hub.
 
 `python scripts/cards.py` writes them, `--check` only says whether they and the manifest are in order (exit code 1 if
 not).

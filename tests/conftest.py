@@ -18,6 +18,8 @@ from timm_layeract import kernels
 from timm_layeract.data.sources import ImageSplit
 from timm_layeract.kernels import cpu, triton
 
+from .hub_server import HubServer, point_to, running
+
 torch.set_num_threads(1)
 
 SHARED_DATA = Path(__file__).parent.parent.parent / "shared" / "data"
@@ -51,3 +53,12 @@ def cifar10() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no CIFAR-10 in {folder.parent.name}/{folder.name}")
     return folder
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    """An empty Hub on 127.0.0.1 that huggingface_hub talks to, with an empty cache."""
+    with running(HubServer()) as server:
+        point_to(monkeypatch, server.url)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub-cache"))
+        yield server

@@ -72,7 +72,7 @@ def test_a_data_set_of_which_nothing_is_known_is_refused(manifest: dict[str, dic
 
 def test_finding_an_entry(manifest: dict[str, dict[str, Any]]) -> None:
     assert find_entry("resnet20_lasilu", manifest)[0] == find_entry(NAME, manifest)[0] == NAME
-    with pytest.raises(UserError, match="did you mean.*resnet20_lasilu"):
+    with pytest.raises(UserError, match=r"did you mean.*resnet20_lasilu"):
         find_entry("resnet20_lasulu", manifest)
     manifest["resnet20_lasilu.other"] = manifest[NAME]
     with pytest.raises(UserError, match=r"several tags; name one: resnet20_lasilu.cifar10, resnet20_lasilu\.other"):

@@ -15,13 +15,13 @@ import timm
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from timm.models._hub import HF_SAFE_WEIGHTS_NAME, save_config_for_hf
+from timm.models._hub import save_config_for_hf
 from timm.models._input import get_model_args
 from torch import Tensor, nn
 
 from .errors import UserError
-from .fingerprint import Fingerprint, activation_fingerprint, fingerprint_mismatches
-from .manifest import WEIGHTS_DIR, read_manifest, write_manifest
+from .fingerprint import Fingerprint, activation_fingerprint, fingerprint_mismatches, parse_fingerprint
+from .manifest import HUB_FILE, WEIGHTS_DIR, read_manifest, write_manifest
 from .registry import list_activations
 
 __all__ = [
@@ -29,11 +29,14 @@ __all__ = [
     "file_sha256",
     "golden_file",
     "golden_tensors",
+    "save_config",
     "save_pretrained",
     "stored_fingerprint",
 ]
 
 FINGERPRINT_KEY = "activations"
+# In config.json: what model.safetensors beside it must be.
+WEIGHTS_HASH_KEY = "weights_sha256"
 KEPT_CFG = (
     "input_size",
     "interpolation",
@@ -58,12 +61,17 @@ def file_sha256(path: Path) -> str:
 def stored_fingerprint(source: str | Path) -> Fingerprint | None:
     """Fingerprint in the metadata of a safetensors file, or of the model.safetensors in a folder; None without one."""
     path = Path(source)
-    path = path / HF_SAFE_WEIGHTS_NAME if path.is_dir() else path
+    path = path / HUB_FILE if path.is_dir() else path
     if path.suffix != ".safetensors" or not path.is_file():
         return None
     with safe_open(path, framework="pt") as file:
         stored = (file.metadata() or {}).get(FINGERPRINT_KEY)
-    return json.loads(stored) if stored else None
+    if not stored:
+        return None
+    try:
+        return parse_fingerprint(json.loads(stored), str(path))
+    except json.JSONDecodeError:
+        return parse_fingerprint(stored, str(path))  # which no text is
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
@@ -98,13 +106,21 @@ def save_pretrained(model: nn.Module, directory: str | Path, label_names: tuple[
     described = _rebuild(model)
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    config = {"label_names": list(label_names)} if label_names else {}
     with tempfile.TemporaryDirectory(dir=directory) as partial:
-        save_config_for_hf(described, f"{partial}/config.json", model_config=config)
-        save_weights(model, Path(partial) / HF_SAFE_WEIGHTS_NAME)
+        weights = Path(partial) / HUB_FILE
+        save_weights(model, weights)
+        save_config(described, weights, label_names)
         for path in Path(partial).iterdir():
             shutil.move(path, directory / path.name)
     return described.pretrained_cfg["architecture"]  # type: ignore[index,return-value]
+
+
+def save_config(model: nn.Module, weights: Path, label_names: tuple[str, ...] | None = None) -> None:
+    """Write timm's config.json beside a weight file, with the file's hash in it."""
+    config: dict[str, Any] = {WEIGHTS_HASH_KEY: file_sha256(weights)}
+    if label_names:
+        config["label_names"] = list(label_names)
+    save_config_for_hf(model, str(weights.with_name("config.json")), model_config=config)
 
 
 def _rebuild(model: nn.Module) -> nn.Module:

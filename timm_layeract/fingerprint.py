@@ -25,6 +25,7 @@ __all__ = [
     "check_fingerprint",
     "describe_activation",
     "fingerprint_mismatches",
+    "parse_fingerprint",
 ]
 
 Fingerprint = dict[str, str]
@@ -104,6 +105,13 @@ def fingerprint_mismatches(expected: Mapping[str, str], built: Mapping[str, str]
         for site in sites
         if expected.get(site) != built.get(site)
     ]
+
+
+def parse_fingerprint(value: Any, source: str) -> Fingerprint:
+    """A fingerprint as it was read from a file, refused (`UserError`) where it is none."""
+    if not (isinstance(value, dict) and all(isinstance(each, str) for each in (*value, *value.values()))):
+        raise UserError(f"{source} holds a record of activations that cannot be read: it is damaged; get it again.")
+    return value
 
 
 def check_fingerprint(expected: Mapping[str, str], model: nn.Module, source: str) -> None:

@@ -1,6 +1,6 @@
 """What every architecture of ours shares: the builder behind the entrypoints, and the record of activations.
 
-Imports timm, `fingerprint`, `manifest`, `checkpoints`, `fuse`, `swap` and `compatibility`.
+Imports timm, `fingerprint`, `manifest`, `checkpoints`, `pretrained`, `fuse`, `swap` and `compatibility`.
 """
 
 import sys
@@ -8,15 +8,22 @@ from collections.abc import Callable, Mapping
 from copy import deepcopy
 from typing import Any
 
-from timm.models import PretrainedCfg, build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import (
+    PretrainedCfg,
+    build_model_with_cfg,
+    generate_default_cfgs,
+    register_model,
+    resolve_pretrained_cfg,
+)
 from torch import Tensor, nn
 
 from ..checkpoints import stored_fingerprint
 from ..compatibility import warn_of_norms
 from ..errors import UserError
-from ..fingerprint import activation_fingerprint, check_fingerprint
+from ..fingerprint import activation_fingerprint, check_fingerprint, parse_fingerprint
 from ..fuse import fuse
 from ..manifest import pretrained_cfgs, read_manifest
+from ..pretrained import verified_weights
 from ..swap import swap_activations
 
 __all__ = ["NORMALIZED", "RecordsActivations", "register_variants"]
@@ -63,7 +70,7 @@ def build(
     normalized_act: str | None = None,
     **kwargs: Any,
 ) -> nn.Module:
-    """timm's `build_model_with_cfg`, refusing weights that were saved with other activations.
+    """timm's `build_model_with_cfg`, refusing weights that are damaged or were saved with other activations.
 
     Args:
         model_cls: Class with `RecordsActivations`.
@@ -79,12 +86,17 @@ def build(
         UserError: ``features_only`` of a network without feature maps.
     """
 
+    weights = None
+    if pretrained:
+        cfg = resolve_pretrained_cfg(variant, kwargs.get("pretrained_cfg"), kwargs.get("pretrained_cfg_overlay"))
+        weights = verified_weights(cfg.to_dict(), kwargs.get("cache_dir"))
+
     def check(state_dict: Mapping[str, Tensor], model: nn.Module) -> Mapping[str, Tensor]:
         cfg: Mapping[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
-        source = cfg.get("file") or cfg.get("hf_hub_id") or "The state dict"
-        expected = activations or stored_fingerprint(source)
-        if expected:
-            check_fingerprint(expected, model, str(source))
+        source = str(cfg.get("file") or cfg.get("hf_hub_id") or "The state dict")
+        for expected in (activations, stored_fingerprint(weights) if weights else None):
+            if expected is not None:
+                check_fingerprint(parse_fingerprint(expected, source), model, source)
         return state_dict
 
     if kwargs.get("features_only") and not hasattr(model_cls, "forward_intermediates"):
