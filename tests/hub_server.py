@@ -38,9 +38,12 @@ class Repository:
     lfs_paths: set[str] = field(default_factory=set)
     private: bool = False
 
-    def commit(self, files: dict[str, bytes], ref: str = "main", parent: str | None = None) -> str:
+    def commit(
+        self, files: dict[str, bytes], ref: str = "main", parent: str | None = None, gone: list[str] | None = None
+    ) -> str:
         parent = parent or self.refs.get("main", "")
-        tree = {**self.commits.get(parent, {}), **files}
+        kept = {path: body for path, body in self.commits.get(parent, {}).items() if path not in (gone or [])}
+        tree = {**kept, **files}
         content = parent.encode() + b"".join(path.encode() + body for path, body in sorted(tree.items()))
         oid = hashlib.sha1(content).hexdigest()
         self.commits[oid] = tree
@@ -100,7 +103,7 @@ class Handler(BaseHTTPRequestHandler):
     def handle_any(self) -> None:
         url = urlparse(self.path)
         self.query = parse_qs(url.query)
-        self.body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.body = self.read_body()
         for name, method, pattern in self.ROUTES:
             match = re.fullmatch(pattern, url.path)
             if match and method == self.command:
@@ -110,6 +113,16 @@ class Handler(BaseHTTPRequestHandler):
         self.answer(404, {"error": "no such call"})
 
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = handle_any
+
+    def read_body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding") != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        body = b""
+        while size := int(self.rfile.readline(), 16):
+            body += self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+        return body
 
     def run(self, name: str, arguments: list[str | None]) -> None:
         failure = self.hub.fail.get(name)
@@ -210,17 +223,19 @@ class Handler(BaseHTTPRequestHandler):
         pull_request = "create_pr" in self.query
         if not pull_request and header.get("parentCommit", repo.resolve(revision)) != repo.resolve(revision):
             return self.answer(412, {"error": "A commit has happened since. Please refresh and try again."})
-        files = {}
+        files, removed = {}, []
         for line in lines[1:]:
             value = line["value"]
-            if line["key"] == "file":
+            if line["key"] == "deletedFile":
+                removed.append(value["path"])
+            elif line["key"] == "file":
                 files[value["path"]] = base64.b64decode(value["content"])
             else:
                 assert line["key"] == "lfsFile"
                 files[value["path"]] = self.hub.lfs[value["oid"]]
                 repo.lfs_paths.add(value["path"])
         ref = "refs/pr/1" if pull_request else revision
-        oid = repo.commit(files, ref, header.get("parentCommit"))
+        oid = repo.commit(files, ref, header.get("parentCommit"), removed)
         reply = {"success": True, "commitOid": oid, "commitUrl": f"{self.hub.url}/{name}/commit/{oid}"}
         self.answer(200, {**reply, "pullRequestUrl": f"{self.hub.url}/{name}/discussions/1"} if pull_request else reply)
 

@@ -13,7 +13,7 @@ from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from timm_layeract import manifest, pretrained, save_pretrained
+from timm_layeract import pretrained, save_pretrained
 from timm_layeract.checkpoints import golden_file
 from timm_layeract.errors import UserError
 from timm_layeract.fingerprint import ActivationMismatchError
@@ -61,11 +61,9 @@ def test_without_the_embedded_file_the_pinned_revision_is_read(
     hub.repos[REPO].commit({"model.safetensors": b"something newer"})
     known = read_manifest()
     known[NAME]["hub"] = {"repo": REPO, "revision": revision}
-    (tmp_path / "empty").mkdir()
-    monkeypatch.setattr(manifest, "WEIGHTS_DIR", tmp_path / "empty")
     monkeypatch.setattr(pretrained, "read_manifest", lambda: known)
-    cfg = pretrained_cfgs("resnet20_lasilu", known)[NAME]
-    assert "resnet20.cifar10" not in pretrained_cfgs("resnet20", known)  # neither embedded nor published
+    cfg = pretrained_cfgs("resnet20_lasilu", known, tmp_path / "empty")[NAME]
+    assert not pretrained_cfgs("resnet20", known, tmp_path / "empty")  # neither embedded nor published
     assert_golden(timm.create_model("resnet20_lasilu", pretrained=True, pretrained_cfg=cfg))
     # from the cache, without a Hub
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)

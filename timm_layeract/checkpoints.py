@@ -166,7 +166,7 @@ def embed_checkpoint(model: nn.Module, tag: str, entry: dict[str, Any], director
     directory.mkdir(parents=True, exist_ok=True)
     save_weights(model, path)
     stored = load_file(path)
-    published = deepcopy(built).cpu()
+    published = deepcopy(built).cpu().float()
     published.load_state_dict(stored)
     save_file(golden_tensors(published, cfg["input_size"]), golden_file(name, directory))
     described = {

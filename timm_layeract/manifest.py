@@ -72,7 +72,9 @@ def find_entry(name: str, manifest: Mapping[str, Entry]) -> tuple[str, Entry]:
     raise UserError(f"There are no trained weights {name!r}; {did_you_mean(name, manifest)}")
 
 
-def pretrained_cfgs(architecture: str, manifest: Mapping[str, Entry]) -> dict[str, dict[str, Any]]:
+def pretrained_cfgs(
+    architecture: str, manifest: Mapping[str, Entry], directory: Path = WEIGHTS_DIR
+) -> dict[str, dict[str, Any]]:
     """timm pretrained_cfg fields of an architecture's checkpoints, by ``arch.tag``.
 
     They name the embedded file where it is there, else the pinned revision on the Hub; an entry that has neither (a
@@ -82,7 +84,7 @@ def pretrained_cfgs(architecture: str, manifest: Mapping[str, Entry]) -> dict[st
     for name, entry in manifest.items():
         if name.split(".")[0] != architecture:
             continue
-        source = _source(entry)
+        source = _source(entry, directory)
         if source:
             fields = {**entry["pretrained_cfg"], **source}
             # timm's configs hold tuples, which JSON turned into lists
@@ -90,8 +92,8 @@ def pretrained_cfgs(architecture: str, manifest: Mapping[str, Entry]) -> dict[st
     return cfgs
 
 
-def _source(entry: Entry) -> dict[str, str]:
-    embedded = WEIGHTS_DIR / entry["file"]
+def _source(entry: Entry, directory: Path) -> dict[str, str]:
+    embedded = directory / entry["file"]
     if embedded.is_file():
         return {"file": str(embedded)}
     hub = entry.get("hub")

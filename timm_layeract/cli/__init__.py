@@ -6,6 +6,7 @@ from typing import NoReturn
 import typer
 
 from ..errors import UserError
+from .hub import publish
 from .measures import convergence, r_score
 from .training import finetune, recipes, runs, train
 
@@ -16,7 +17,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Layer-level activations for timm: train and fine-tune networks that run them.",
 )
-for command in (train, finetune, recipes, runs, r_score, convergence):
+for command in (train, finetune, recipes, runs, publish, r_score, convergence):
     app.command()(command)
 
 

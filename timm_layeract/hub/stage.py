@@ -1,0 +1,92 @@
+"""A checkpoint of the manifest laid out as a Hub repository, after the checks that it is what it should be.
+
+Imports timm, torch, safetensors, `checkpoints`, `manifest`, `pretrained`, `hub.cards`.
+"""
+
+import shutil
+from pathlib import Path
+
+import timm
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from ..checkpoints import golden_file, save_config
+from ..errors import UserError
+from ..fingerprint import check_fingerprint
+from ..manifest import HUB_FILE, Entry, Manifest, pretrained_cfgs
+from ..pretrained import check_weights
+from .cards import render_card, render_eval_results
+
+__all__ = ["GOLDEN", "check_golden", "stage", "staged_files"]
+
+GOLDEN = "golden.safetensors"
+# Logits on other hardware and other versions of torch differ in the last digits; a wrong network differs in the first.
+TOLERANCE = 1e-4
+
+
+def stage(name: str, manifest: Manifest, repo: str, folder: Path, directory: Path) -> None:
+    """Check a checkpoint and lay out its repository.
+
+    Args:
+        name: ``arch.tag``.
+        manifest: All checkpoints.
+        repo: ``ORG/NAME``, for the card.
+        folder: Made and filled: model.safetensors, config.json, README.md, evaluation results, golden tensors.
+        directory: Where the weights lie.
+
+    Raises:
+        UserError: Damaged weights, a hash other than the manifest's, NaN or infinity, parameters that do not fit,
+            other activations, other logits than the golden ones.
+    """
+    entry = manifest[name]
+    weights, golden = directory / entry["file"], golden_file(name, directory)
+    model = _checked_model(name, entry, weights, directory)
+    if not golden.is_file():
+        raise UserError(f"There are no golden tensors {golden.name} beside the weights; embed the checkpoint anew.")
+    check_golden(model, golden, weights.name)
+    folder.mkdir()
+    shutil.copyfile(weights, folder / HUB_FILE)
+    shutil.copyfile(golden, folder / GOLDEN)
+    save_config(model, folder / HUB_FILE, tuple(entry["pretrained_cfg"].get("label_names", ())))
+    (folder / "README.md").write_text(render_card(name, manifest, repo))
+    results = folder / ".eval_results" / f"{name}.yaml"
+    results.parent.mkdir()
+    results.write_text(render_eval_results(name, manifest))
+
+
+def staged_files(folder: Path) -> list[str]:
+    """Paths in the repository, sorted."""
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def _checked_model(name: str, entry: Entry, weights: Path, directory: Path) -> nn.Module:
+    """The network with its weights, both as the manifest says."""
+    check_weights(weights, entry["sha256"])
+    broken = [key for key, tensor in load_file(weights).items() if not bool(torch.isfinite(tensor.float()).all())]
+    if broken:
+        raise UserError(f"{weights.name} holds NaN or infinity, in {', '.join(broken[:5])}; train it again.")
+    architecture, tag = name.split(".")
+    cfg = {**pretrained_cfgs(architecture, {name: entry}, directory)[name], "architecture": architecture, "tag": tag}
+    try:
+        model = timm.create_model(architecture, pretrained=True, pretrained_cfg=cfg)
+    except RuntimeError as error:
+        raise UserError(f"{weights.name} does not fit {architecture}: {' '.join(str(error).split())}") from error
+    check_fingerprint(entry["activations"], model, weights.name)
+    return model
+
+
+def check_golden(model: nn.Module, golden: Path, source: str) -> None:
+    """Refuse (`UserError`) a network that does not give the golden outputs."""
+    tensors = load_file(golden)
+    with torch.inference_mode():
+        output = model.eval()(tensors["input"])
+    wanted = tensors["output"]
+    if output.shape != wanted.shape:
+        raise UserError(f"{source} gives outputs of shape {tuple(output.shape)}, recorded {tuple(wanted.shape)}.")
+    difference = float((output - wanted).abs().max())
+    if not difference <= TOLERANCE * max(1.0, float(wanted.abs().max())):
+        raise UserError(
+            f"{source} gives other logits than were recorded when it was trained (up to {difference:g} apart): "
+            f"the code of the network has changed, or the weights have."
+        )
