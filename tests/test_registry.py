@@ -13,9 +13,21 @@ import timm_layeract
 from timm_layeract import registry
 from timm_layeract.errors import UserError
 from timm_layeract.fingerprint import activation_fingerprint
+from timm_layeract.layers import UnbiasedLayerAct
 from timm_layeract.registry import activation_factory, list_activations, register_activation
 
-LAYER_LEVEL = ["affine_lahardsilu", "affine_lasilu", "lahardsilu", "lahardsilu_imagenet", "lasilu", "lasilu_imagenet"]
+LAYER_LEVEL = [
+    "affine_lahardsilu",
+    "affine_lasilu",
+    "lahardsilu",
+    "lahardsilu_imagenet",
+    "lahardsilu_imagenet_unbiased",
+    "lahardsilu_unbiased",
+    "lasilu",
+    "lasilu_imagenet",
+    "lasilu_imagenet_unbiased",
+    "lasilu_unbiased",
+]
 NORMALIZED = ["nlrelu", "nlrelu_uncentered", "nrelu", "nrelu_uncentered", "nswish", "nswish_uncentered"]
 OURS = [*LAYER_LEVEL, "leaky_relu_gpn", *NORMALIZED, "relu_gpn"]
 
@@ -55,6 +67,8 @@ def test_names_resolve_in_timm(name: str) -> None:
         ("lahardsilu", timm_layeract.LAHardSiLU, "hardsigmoid", 1e-5),
         ("lasilu_imagenet", timm_layeract.LASiLU, "sigmoid", 0.1),
         ("lahardsilu_imagenet", timm_layeract.LAHardSiLU, "hardsigmoid", 0.1),
+        ("lasilu_unbiased", UnbiasedLayerAct, "sigmoid", 1e-5),
+        ("lahardsilu_imagenet_unbiased", UnbiasedLayerAct, "hardsigmoid", 0.1),
         ("affine_lasilu", timm_layeract.LazyLayerAct, "sigmoid", 1e-5),
         ("affine_lahardsilu", timm_layeract.LazyLayerAct, "hardsigmoid", 1e-5),
     ],

@@ -11,6 +11,7 @@ from timm.layers import create_act, create_norm
 from timm.models import nfnet, register_notrace_module
 from torch import Tensor, nn
 
+from .composite import DEFAULT_ALPHA
 from .errors import UserError, did_you_mean
 from .layers import (
     DecorrelatedBatchNorm2d,
@@ -23,6 +24,7 @@ from .layers import (
     LeakyReLUGPN,
     NormalizedAct,
     SwitchNorm2d,
+    UnbiasedLayerAct,
 )
 
 __all__ = ["activation_factory", "list_activations", "list_norms", "register_activation"]
@@ -81,6 +83,10 @@ register_activation("lahardsilu", LAHardSiLU)
 IMAGENET_ALPHA = 0.1
 register_activation("lasilu_imagenet", partial(LASiLU, alpha=IMAGENET_ALPHA))
 register_activation("lahardsilu_imagenet", partial(LAHardSiLU, alpha=IMAGENET_ALPHA))
+# As the authors' published code computes them, for their checkpoints.
+for _size, _alpha in (("", DEFAULT_ALPHA), ("_imagenet", IMAGENET_ALPHA)):
+    register_activation(f"lasilu{_size}_unbiased", partial(UnbiasedLayerAct, "sigmoid", alpha=_alpha))
+    register_activation(f"lahardsilu{_size}_unbiased", partial(UnbiasedLayerAct, "hardsigmoid", alpha=_alpha))
 # The affine variants of v1.
 register_activation("affine_lasilu", partial(LazyLayerAct, "sigmoid"))
 register_activation("affine_lahardsilu", partial(LazyLayerAct, "hardsigmoid"))

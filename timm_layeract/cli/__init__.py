@@ -6,7 +6,7 @@ from typing import NoReturn
 import typer
 
 from ..errors import UserError
-from .hub import publish
+from .hub import convert, download, info, list_, publish
 from .measures import convergence, r_score
 from .training import finetune, recipes, runs, train
 
@@ -15,10 +15,10 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
-    help="Layer-level activations for timm: train and fine-tune networks that run them.",
+    help="Layer-level activations for timm: train and fine-tune networks that run them, get and publish trained ones.",
 )
-for command in (train, finetune, recipes, runs, publish, r_score, convergence):
-    app.command()(command)
+for command in (train, finetune, recipes, runs, list_, info, download, convert, publish, r_score, convergence):
+    app.command(command.__name__.rstrip("_").replace("_", "-"))(command)
 
 
 def main() -> NoReturn:

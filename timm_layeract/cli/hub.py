@@ -1,12 +1,87 @@
-"""`layeract publish`. Thin: each is one call into `hub`, imported when it runs."""
+"""`layeract list`, `info`, `download`, `convert`, `publish`. Thin: each is one call into `hub`."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from ..errors import UserError
+
+Name = Annotated[str, typer.Argument(help="Trained weights: resnet20_lasilu.cifar10, or resnet20_lasilu.")]
+
+
+def list_(
+    pattern: Annotated[str, typer.Argument(help="Shell pattern of names, such as '*lasilu*'.")] = "*",
+) -> None:
+    """List the trained weights: where they are, what they score, how large they are.
+
+    Example: `layeract list '*lasilu*'`
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from ..hub.zoo import list_weights
+
+    found = list_weights(pattern)
+    if not found:
+        raise UserError(f"No trained weights match {pattern!r}; `layeract list` shows all.")
+    table = Table("name", "data", "test top-1", "parameters", "file", "where", box=None, pad_edge=False)
+    for each in found:
+        size = f"{each.bytes / 2**20:.1f} MiB"
+        table.add_row(each.name, each.data, f"{each.top1:.2f} %", f"{each.parameters:,}", size, each.place)
+    Console().print(table)
+
+
+def info(name: Name) -> None:
+    """Show what is known of trained weights.
+
+    Example: `layeract info resnet20_lasilu`
+    """
+    from ..hub.zoo import describe_weights
+
+    for label, value in describe_weights(name).items():
+        typer.echo(f"{label + ':':16}{value}")
+
+
+def download(name: Name) -> None:
+    """Fetch trained weights from the Hub into its cache, check them, and print the path of the file.
+
+    Weights that ship with the package are only checked. HF_HOME moves the cache.
+
+    Example: `layeract download resnet20_lasilu`
+    """
+    from ..hub.zoo import get_weights
+
+    typer.echo(get_weights(name))
+
+
+def convert(
+    file: Annotated[Path, typer.Argument(help="State dict: .pth, .pth.tar or .safetensors, tensors only.")],
+    arch: Annotated[str, typer.Option("--arch", help="Architecture of ours that it is for: resnet20_lasilu.")],
+    out: Annotated[Path, typer.Option("--out", help="New folder, which local-dir:FOLDER loads.")],
+    source: Annotated[
+        str,
+        typer.Option("--from", help="Code it comes from: layeract (the LayerAct authors') or timm (torchvision too)."),
+    ] = "layeract",
+) -> None:
+    """Convert a checkpoint of other code into a folder in the Hub's layout, with the same logits.
+
+    From layeract: their CIFAR ResNets (20, 32, 44 layers) and ImageNet ResNets. A checkpoint does not tell its
+    activation: --arch does. ReLU weights given to another activation are a start for training, no more.
+
+    Example: `layeract convert resnet20_la_silu.pth.tar --arch resnet20_lasilu --out converted`
+    """
+    from ..hub.convert import convert
+
+    done = convert(file, arch, out, source)
+    for theirs, ours in done.renamed.items():
+        typer.echo(f"{theirs} -> {ours}")
+    typer.echo(f"{done.tensors} tensors as {done.architecture}, which runs {', '.join(done.activations)}")
+    typer.echo(f'timm.create_model("local-dir:{done.folder}", pretrained=True)')
+
 
 def publish(
-    name: Annotated[str, typer.Argument(help="Checkpoint of the manifest: resnet20_lasilu.cifar10.")],
+    name: Name,
     repo: Annotated[str, typer.Option("--repo", help="Where it goes: ORG/NAME, made if need be.")],
     private: Annotated[bool, typer.Option("--private", help="Make the new repository private.")] = False,
     create_pr: Annotated[

@@ -4,7 +4,7 @@ from .batch_norm_act import BatchNormLayerAct2d
 from .channel_norms import IEBN2d, SwitchNorm2d
 from .decorrelated_norm import DecorrelatedBatchNorm2d
 from .gpn import LeakyReLUGPN
-from .layer_act import LAHardSiLU, LASiLU, LayerAct, LazyLayerAct
+from .layer_act import LAHardSiLU, LASiLU, LayerAct, LazyLayerAct, UnbiasedLayerAct
 from .layer_norm import ImageLayerNorm
 from .normalized_act import NormalizedAct
 
@@ -20,4 +20,5 @@ __all__ = [
     "LeakyReLUGPN",
     "NormalizedAct",
     "SwitchNorm2d",
+    "UnbiasedLayerAct",
 ]

@@ -37,15 +37,18 @@ class CifarBlock(nn.Module):
         act_layer: Layer,
         norm_layer: Layer,
         drop_path: float,
+        conv_bias: bool,
+        zeros: str,
         dd: dict[str, Any],
     ) -> None:
         super().__init__()
         self.stride = stride
         self.new_channels = channels - in_channels
-        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, dilation, dilation, bias=False, **dd)
+        self.zeros_before = self.new_channels // 2 if zeros == "around" else 0
+        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, dilation, dilation, bias=conv_bias, **dd)
         self.bn1 = norm_layer(channels, **dd)
         self.act1 = act_layer(inplace=True).to(**dd)
-        self.conv2 = nn.Conv2d(channels, channels, 3, 1, dilation, dilation, bias=False, **dd)
+        self.conv2 = nn.Conv2d(channels, channels, 3, 1, dilation, dilation, bias=conv_bias, **dd)
         self.bn2 = norm_layer(channels, **dd)
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
         self.act2 = act_layer(inplace=True).to(**dd)
@@ -55,8 +58,7 @@ class CifarBlock(nn.Module):
         if self.stride > 1:
             x = x[:, :, :: self.stride, :: self.stride]
         if self.new_channels > 0:
-            before = self.new_channels // 2
-            x = F.pad(x, [0, 0, 0, 0, before, self.new_channels - before])
+            x = F.pad(x, [0, 0, 0, 0, self.zeros_before, self.new_channels - self.zeros_before])
         return x
 
     def forward(self, x: Tensor) -> Tensor:
@@ -92,6 +94,9 @@ class ResNetCifar(Staged, nn.Module):
         drop_rate: Dropout before the head.
         drop_path_rate: Stochastic depth, rising linearly over the blocks.
         zero_init_last: Start every residual branch at zero.
+        conv_bias: Give the convolutions biases, idle before a BatchNorm; those of the LayerAct authors have them.
+        shortcut_zeros: Where a shortcut puts the zero channels: ``"around"`` its own, or ``"after"`` them, as the
+            LayerAct authors do.
 
     Shape: ``(N, in_chans, H, W)`` to ``(N, num_classes)``.
     """
@@ -113,10 +118,14 @@ class ResNetCifar(Staged, nn.Module):
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
         zero_init_last: bool = True,
+        conv_bias: bool = False,
+        shortcut_zeros: str = "around",
         device: Any = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        if shortcut_zeros not in ("around", "after"):
+            raise ValueError(f"shortcut_zeros must be 'around' or 'after', got {shortcut_zeros!r}.")
         if output_stride not in (1, 2, 4):
             raise ValueError(f"output_stride of a CIFAR ResNet must be 1, 2 or 4, got {output_stride}.")
         dd: dict[str, Any] = {"device": device, "dtype": dtype}
@@ -127,11 +136,12 @@ class ResNetCifar(Staged, nn.Module):
         act: Layer = get_act_layer(act_layer)
         norm: Layer = get_norm_layer(norm_layer)
 
-        self.conv1 = nn.Conv2d(in_chans, 16, 3, 1, 1, bias=False, **dd)
+        self.conv1 = nn.Conv2d(in_chans, 16, 3, 1, 1, bias=conv_bias, **dd)
         self.bn1 = norm(16, **dd)
         self.act1 = act(inplace=True).to(**dd)  # timm's factories leave the device out
         self.feature_info = [dict(num_chs=16, reduction=1, module="act1")]
-        self.num_features = self._add_stages(layers, output_stride, act, norm, drop_path_rate, dd)
+        block = dict(act_layer=act, norm_layer=norm, conv_bias=conv_bias, zeros=shortcut_zeros, dd=dd)
+        self.num_features = self._add_stages(layers, output_stride, drop_path_rate, block)
         self.global_pool, self.fc = create_classifier(self.num_features, num_classes, pool_type=global_pool, **dd)
         self.head_hidden_size = self.num_features * self.global_pool.feat_mult()
         self.init_weights(zero_init_last)
@@ -140,10 +150,8 @@ class ResNetCifar(Staged, nn.Module):
         self,
         layers: tuple[int, int, int],
         output_stride: int,
-        act: Layer,
-        norm: Layer,
         drop_path_rate: float,
-        dd: dict[str, Any],
+        block: dict[str, Any],
     ) -> int:
         """Add `layer1` to `layer3` and describe them in `feature_info`; returns the channels of the last."""
         channels = in_channels = 16
@@ -158,7 +166,7 @@ class ResNetCifar(Staged, nn.Module):
             for index in range(depth):
                 drop_path = drop_path_rate * block_index / max(1, num_blocks - 1)
                 first_stride = stride if index == 0 else 1
-                blocks.append(CifarBlock(in_channels, channels, first_stride, dilation, act, norm, drop_path, dd))
+                blocks.append(CifarBlock(in_channels, channels, first_stride, dilation, drop_path=drop_path, **block))
                 in_channels = channels
                 block_index += 1
             name = f"layer{stage + 1}"
@@ -172,6 +180,8 @@ class ResNetCifar(Staged, nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
             elif zero_init_last and isinstance(module, CifarBlock):
                 weight = getattr(module.bn2, "weight", None)
                 if weight is not None:

@@ -1,0 +1,104 @@
+"""What trained weights there are, here and on the Hub, and fetching them. Imports `manifest`, `pretrained`."""
+
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from ..manifest import WEIGHTS_DIR, find_entry, read_data_sets, read_manifest
+from ..pretrained import check_weights, download_weights
+
+__all__ = ["Weights", "describe_weights", "get_weights", "list_weights"]
+
+
+@dataclass(frozen=True)
+class Weights:
+    """One trained checkpoint.
+
+    Attributes:
+        name: ``arch.tag``.
+        data: Data set it was trained on.
+        top1: Test accuracy in percent.
+        parameters: Number of parameters.
+        bytes: Size of the file.
+        embedded: Whether the file ships with this installation.
+        hub: ``ORG/NAME@REVISION`` where it was published, else None.
+    """
+
+    name: str
+    data: str
+    top1: float
+    parameters: int
+    bytes: int
+    embedded: bool
+    hub: str | None
+
+    @property
+    def place(self) -> str:
+        """Where it is, in words."""
+        return " and ".join([*(["package"] if self.embedded else []), *(["Hub"] if self.hub else [])]) or "missing"
+
+
+def list_weights(pattern: str = "*") -> list[Weights]:
+    """The trained weights whose name matches a shell pattern, as `timm.list_models` takes them."""
+    found = []
+    for name, entry in read_manifest().items():
+        if fnmatch(name, pattern):
+            hub = entry.get("hub")
+            found.append(
+                Weights(
+                    name,
+                    entry["data"]["name"],
+                    entry["test"]["top1"],
+                    entry["parameters"],
+                    entry["bytes"],
+                    (WEIGHTS_DIR / entry["file"]).is_file(),
+                    f"{hub['repo']}@{hub['revision']}" if hub else None,
+                )
+            )
+    return found
+
+
+def describe_weights(name: str) -> dict[str, Any]:
+    """What is known of a checkpoint, label -> value, in the order to show it.
+
+    Raises:
+        UserError: There is no such checkpoint.
+    """
+    name, entry = find_entry(name, read_manifest())
+    (weights,) = list_weights(name)
+    recipe, data, cfg = entry["recipe"], entry["data"], entry["pretrained_cfg"]
+    return {
+        "name": name,
+        "load by": f'timm.create_model("{name}", pretrained=True)',
+        "where": weights.place + (f" ({weights.hub})" if weights.hub else ""),
+        "file": f"{entry['file']}, {entry['bytes']:,} bytes, {entry['dtype']}",
+        "sha256": entry["sha256"],
+        "parameters": f"{entry['parameters']:,}",
+        "activations": ", ".join(sorted(set(entry["activations"].values()))),
+        "input": f"{tuple(cfg['input_size'])}, mean {cfg['mean']}, std {cfg['std']}",
+        "classes": f"{cfg['num_classes']}: " + ", ".join(cfg.get("label_names", ["unnamed"])),
+        "data": f"{data['name']}, {data['train_images']:,} training images",
+        "terms": f"weights {cfg['license']}; data {read_data_sets()[data['name']]['license']}",
+        "test top-1": f"{entry['test']['top1']:.2f} %",
+        "held-out top-1": f"{entry['validation']['top1']:.2f} %",
+        "recipe": f"{recipe['name']}, {recipe['epochs']} epochs, seed {recipe['seed']}",
+        "trained": f"{entry['date']} on {entry['device']}, {entry['train_seconds'] / 3600:.1f} hours",
+        "versions": ", ".join(f"{package} {version}" for package, version in entry["versions"].items()),
+    }
+
+
+def get_weights(name: str) -> Path:
+    """The checked weight file of a checkpoint: the embedded one, else the pinned revision, fetched into the cache.
+
+    Args:
+        name: ``arch.tag`` or ``arch``.
+
+    Raises:
+        UserError: Unknown, neither embedded nor published, out of reach, or not what the manifest says.
+    """
+    name, entry = find_entry(name, read_manifest())
+    (weights,) = list_weights(name)
+    path = WEIGHTS_DIR / entry["file"] if weights.embedded or not weights.hub else download_weights(weights.hub)
+    check_weights(path, entry["sha256"])
+    return path
