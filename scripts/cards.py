@@ -17,16 +17,16 @@ def main() -> None:
     """Write or check."""
     manifest = read_manifest()
     check_manifest(manifest)
-    fresh = card_files(manifest)
+    fresh = {name: text.encode() for name, text in card_files(manifest).items()}
     FOLDER.mkdir(exist_ok=True)
-    written = {path.name: path.read_text() for path in FOLDER.iterdir()}
+    written = {path.name: path.read_bytes() for path in FOLDER.iterdir()}
     if "--check" in sys.argv[1:]:
         stale = sorted(name for name in {**fresh, **written} if fresh.get(name) != written.get(name))
         sys.exit(f"hub_cards/ is stale ({', '.join(stale)}): run `make cards`." if stale else None)
     for name in written.keys() - fresh.keys():
         (FOLDER / name).unlink()
-    for name, text in fresh.items():
-        (FOLDER / name).write_text(text)
+    for name, content in fresh.items():
+        (FOLDER / name).write_bytes(content)
 
 
 if __name__ == "__main__":

@@ -94,7 +94,7 @@ def render_eval_results(name: str, manifest: Manifest) -> str:
         task_id=TASK,
         value=_percent(entry["test"]["top1"]),
         date=entry["date"],
-        notes=f"{METRIC}, test split, {entry['test']['images']} images. {data['description']}",
+        notes=f"{METRIC}, test split, {entry['data']['test_images']} images. {data['description']}",
     )
     return yaml.safe_dump(entries_to_yaml([result]), sort_keys=False, allow_unicode=True, width=120)
 

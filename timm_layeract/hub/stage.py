@@ -49,10 +49,10 @@ def stage(name: str, manifest: Manifest, repo: str, folder: Path, directory: Pat
     shutil.copyfile(weights, folder / HUB_FILE)
     shutil.copyfile(golden, folder / GOLDEN)
     save_config(model, folder / HUB_FILE, tuple(entry["pretrained_cfg"].get("label_names", ())))
-    (folder / "README.md").write_text(render_card(name, manifest, repo))
+    (folder / "README.md").write_text(render_card(name, manifest, repo), encoding="utf-8")
     results = folder / ".eval_results" / f"{name}.yaml"
     results.parent.mkdir()
-    results.write_text(render_eval_results(name, manifest))
+    results.write_text(render_eval_results(name, manifest), encoding="utf-8")
 
 
 def staged_files(folder: Path) -> list[str]:
