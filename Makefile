@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
+OLAH := $(VENV)/olah/.installed
 
 .PHONY: help demo test lint fix readme cards benchmark
 .DEFAULT_GOAL := help
@@ -15,10 +16,16 @@ $(READY): pyproject.toml setup.py $(wildcard timm_layeract/kernels/cpu/*.[ch])
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,eval]'
 	touch $@
 
+# The Hub server that tests read from, apart because it brings other versions of our dependencies.
+$(OLAH): $(READY)
+	$(PYTHON) -m venv $(VENV)/olah
+	$(VENV)/olah/bin/python -m pip install --quiet --disable-pip-version-check 'olah>=0.5.4'
+	touch $@
+
 demo: $(READY)  ## Fine-tune a pretrained LA-SiLU network on real digits, save it, load it again
 	$(BIN)/python scripts/demo.py
 
-test: $(READY)  ## Run the tests
+test: $(READY) $(OLAH)  ## Run the tests
 	$(BIN)/python -m pytest -n 2
 
 lint: $(READY)  ## Check style, types, and that README and cards follow the manifest

@@ -123,7 +123,7 @@ def mutated(tree: Any, rng: random.Random, within: tuple[Any, ...] = ()) -> Any:
 
 def test_a_manifest_that_passes_its_check_can_be_shown() -> None:
     rng, refused = random.Random(0), 0
-    for _ in range(400):
+    for _ in range(150):
         manifest = mutated(read_manifest(), rng)
         try:
             check_manifest(manifest)
@@ -131,7 +131,7 @@ def test_a_manifest_that_passes_its_check_can_be_shown() -> None:
             refused += 1
             continue
         assert len(card_files(manifest)) == 2 * len(manifest)
-    assert 100 < refused < 400
+    assert 40 < refused < 150
 
 
 @pytest.fixture(scope="module")
@@ -181,7 +181,7 @@ def test_a_damaged_config_is_refused_or_changes_nothing(folder: Path, tmp_path: 
 def test_damaged_checkpoints_of_others(damage: Damage, tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.pth"
     torch.save({"state_dict": {"fc.weight": torch.ones(10, 64), "fc.bias": torch.ones(10)}}, path)
-    for broken in damaged(path.read_bytes(), damage, 40):
+    for broken in damaged(path.read_bytes(), damage, 15):
         path.write_bytes(broken)
         with pytest.raises(UserError, match=r"cannot be read|does not fit|no state dict|NaN or infinity"):
             convert(path, "resnet20", tmp_path / "out", "timm")
