@@ -77,20 +77,37 @@ def test_relu_weights_of_the_stock_model_fit():
         assert not torch.allclose(ours.eval()(x), stock.eval()(x))
 
 
-def option_a(x: np.ndarray, channels: int, stride: int) -> np.ndarray:
-    """He et al. 2016, section 3.3 (A): every stride-th pixel, as many zero channels before as after."""
+def option_a(x: np.ndarray, channels: int, stride: int, zeros: str) -> np.ndarray:
+    """He et al. 2016, section 3.3 (A): every stride-th pixel, zero channels on both sides or behind."""
     new = np.zeros((x.shape[0], channels, *x[0, 0, ::stride, ::stride].shape), x.dtype)
-    first = (channels - x.shape[1]) // 2
+    first = (channels - x.shape[1]) // 2 if zeros == "around" else 0
     new[:, first : first + x.shape[1]] = x[:, :, ::stride, ::stride]
     return new
 
 
 @pytest.mark.parametrize(("channels", "stride", "size"), [(4, 1, 6), (8, 2, 6), (8, 2, 7), (7, 2, 5), (8, 1, 4)])
-def test_option_a_shortcut(channels, stride, size):
-    block = resnet_cifar.CifarBlock(4, channels, stride, 1, nn.Identity, nn.BatchNorm2d, 0.0, {}).eval()
+@pytest.mark.parametrize("zeros", ["around", "after"])
+def test_option_a_shortcut(channels, stride, size, zeros):
+    block = resnet_cifar.CifarBlock(4, channels, stride, 1, nn.Identity, nn.BatchNorm2d, 0.0, {}, zeros=zeros).eval()
     nn.init.zeros_(block.bn2.weight)  # leaves the shortcut alone
     x = torch.randn(3, 4, size, size)
-    np.testing.assert_array_equal(block(x).detach().numpy(), option_a(x.numpy(), channels, stride))
+    np.testing.assert_array_equal(block(x).detach().numpy(), option_a(x.numpy(), channels, stride, zeros))
+
+
+def test_convolutions_may_have_biases_which_batch_norm_makes_idle():
+    torch.manual_seed(0)
+    biased = timm.create_model("resnet20_lasilu", conv_bias=True, shortcut_zeros="after").eval()
+    plain = timm.create_model("resnet20_lasilu", shortcut_zeros="after").eval()
+    convolutions = [module for module in biased.modules() if isinstance(module, nn.Conv2d)]
+    assert all((conv.bias == 0).all() for conv in convolutions)
+    plain.load_state_dict({key: tensor for key, tensor in biased.state_dict().items() if key in plain.state_dict()})
+    for conv, norm in zip(convolutions, [m for m in biased.modules() if isinstance(m, nn.BatchNorm2d)], strict=True):
+        nn.init.normal_(conv.bias)
+        norm.running_mean += conv.bias.detach()
+    x = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(biased(x), plain(x), rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="shortcut_zeros must be 'around' or 'after', got 'before'"):
+        timm.create_model("resnet20_lasilu", shortcut_zeros="before")
 
 
 def test_initialisation_is_hes_with_branches_that_start_at_zero():

@@ -26,7 +26,10 @@ Layer = Callable[..., nn.Module]
 
 
 class CifarBlock(nn.Module):
-    """Two 3x3 convolutions and a parameter-free shortcut (option A): subsampled, padded with zero channels."""
+    """Two 3x3 convolutions and a parameter-free shortcut (option A): subsampled, padded with zero channels.
+
+    These come in equal parts before and behind the input's, or all of them behind (`zeros` is "after").
+    """
 
     def __init__(
         self,
@@ -37,9 +40,9 @@ class CifarBlock(nn.Module):
         act_layer: Layer,
         norm_layer: Layer,
         drop_path: float,
-        conv_bias: bool,
-        zeros: str,
         dd: dict[str, Any],
+        conv_bias: bool = False,
+        zeros: str = "around",
     ) -> None:
         super().__init__()
         self.stride = stride
