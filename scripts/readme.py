@@ -6,7 +6,7 @@
 import sys
 from pathlib import Path
 
-from timm_layeract.manifest import read_manifest
+from timm_layeract.manifest import read_manifest, training_length
 
 README = Path(__file__).parent.parent / "README.md"
 BEGIN, END = "<!-- models: written by make readme -->", "<!-- /models -->"
@@ -22,7 +22,7 @@ def table() -> str:
         rows.append(
             f"| `{name}` | {entry['data']['name']} | {entry['test']['top1']:.2f} % | "
             f"{entry['validation']['top1']:.2f} % | {entry['parameters']:,} | {entry['bytes'] / 2**20:.1f} MiB | "
-            f"`{entry['recipe']['name']}`, {entry['recipe']['epochs']} epochs, seed {entry['recipe']['seed']} |"
+            f"`{entry['recipe']['name']}`, {training_length(entry['recipe'])}, seed {entry['recipe']['seed']} |"
         )
     return "\n".join(rows)
 

@@ -70,6 +70,15 @@ def test_a_data_set_of_which_nothing_is_known_is_refused(manifest: dict[str, dic
         check_manifest(manifest)
 
 
+def test_a_recipe_may_count_steps(manifest: dict[str, dict[str, Any]]) -> None:
+    manifest[NAME]["recipe"].update(epochs=None, steps=64_000)
+    check_manifest(manifest)
+    assert "It ran for 64,000 steps; epoch" in render_card(NAME, manifest)
+    manifest[NAME]["recipe"]["steps"] = None
+    with pytest.raises(UserError, match="recipe -> steps"):
+        check_manifest(manifest)
+
+
 def test_finding_an_entry(manifest: dict[str, dict[str, Any]]) -> None:
     assert find_entry("resnet20_lasilu", manifest)[0] == find_entry(NAME, manifest)[0] == NAME
     with pytest.raises(UserError, match=r"did you mean.*resnet20_lasilu"):

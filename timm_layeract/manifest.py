@@ -19,6 +19,7 @@ __all__ = [
     "pretrained_cfgs",
     "read_data_sets",
     "read_manifest",
+    "training_length",
     "write_json",
     "write_manifest",
 ]
@@ -70,6 +71,11 @@ def find_entry(name: str, manifest: Mapping[str, Entry]) -> tuple[str, Entry]:
     if tagged:
         raise UserError(f"{name} has weights under several tags; name one: {', '.join(tagged)}.")
     raise UserError(f"There are no trained weights {name!r}; {did_you_mean(name, manifest)}")
+
+
+def training_length(recipe: Mapping[str, Any]) -> str:
+    """How long a recipe trains: ``72 epochs``, or ``64,000 steps``."""
+    return f"{recipe['epochs']} epochs" if recipe["epochs"] else f"{recipe['steps']:,} steps"
 
 
 def pretrained_cfgs(

@@ -13,7 +13,7 @@ import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData
 from huggingface_hub import eval_result_entries_to_yaml as entries_to_yaml
 
-from ..manifest import Manifest, find_entry, read_data_sets
+from ..manifest import Manifest, find_entry, read_data_sets, training_length
 from ..models.resnet_cifar import ACTIVATIONS
 
 __all__ = ["card_files", "render_card", "render_eval_results"]
@@ -80,6 +80,7 @@ def render_card(name: str, manifest: Manifest, repo: str | None = None) -> str:
         base=base,
         activations=sorted(set(entry["activations"].values())),
         rows=[_row(other, manifest[other]) for other in _trained_alike(name, manifest)],
+        length=training_length(entry["recipe"]),
         recipe={key: value for key, value in entry["recipe"].items() if key not in ("name", "source")},
     )
     return str(card).rstrip() + "\n"

@@ -82,12 +82,7 @@ def publish(
     manifest = read_manifest(directory)
     check_manifest(manifest)
     name, entry = find_entry(name, manifest)
-    try:
-        validate_repo_id(repo)
-    except HFValidationError as error:
-        raise UserError(f"--repo {repo}: {error}") from error
-    if repo.count("/") != 1:
-        raise UserError(f"--repo takes ORG/NAME, got {repo!r}.")
+    _check_repo(repo)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "repository"
         stage(name, manifest, repo, folder, directory)
@@ -105,6 +100,15 @@ def publish(
         entry["hub"] = {"repo": repo, "revision": commit.oid}
         write_manifest({**read_manifest(directory), name: entry}, directory)
     return Publication(name, repo, files, commit.oid, commit.pr_url or commit.commit_url, pinned=not create_pr)
+
+
+def _check_repo(repo: str) -> None:
+    try:
+        validate_repo_id(repo)
+    except HFValidationError as error:
+        raise UserError(f"--repo {repo}: {error}") from error
+    if repo.count("/") != 1:
+        raise UserError(f"--repo takes ORG/NAME, got {repo!r}.")
 
 
 def _push(name: str, repo: str, folder: Path, *, private: bool, create_pr: bool, force: bool) -> CommitInfo:

@@ -5,7 +5,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from ..manifest import WEIGHTS_DIR, find_entry, read_data_sets, read_manifest
+from ..manifest import WEIGHTS_DIR, find_entry, read_data_sets, read_manifest, training_length
 from ..pretrained import check_weights, download_weights
 
 __all__ = ["Weights", "describe_weights", "get_weights", "list_weights"]
@@ -82,7 +82,7 @@ def describe_weights(name: str) -> dict[str, Any]:
         "terms": f"weights {cfg['license']}; data {read_data_sets()[data['name']]['license']}",
         "test top-1": f"{entry['test']['top1']:.2f} %",
         "held-out top-1": f"{entry['validation']['top1']:.2f} %",
-        "recipe": f"{recipe['name']}, {recipe['epochs']} epochs, seed {recipe['seed']}",
+        "recipe": f"{recipe['name']}, {training_length(recipe)}, seed {recipe['seed']}",
         "trained": f"{entry['date']} on {entry['device']}, {entry['train_seconds'] / 3600:.1f} hours",
         "versions": ", ".join(f"{package} {version}" for package, version in entry["versions"].items()),
     }
