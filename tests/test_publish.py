@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,15 @@ from safetensors.torch import load, load_file, save_file
 
 from timm_layeract.checkpoints import embed_checkpoint, file_sha256, golden_file
 from timm_layeract.cli import app
+from timm_layeract.data.sources import ImageSplit
 from timm_layeract.errors import UserError
 from timm_layeract.fingerprint import activation_fingerprint
 from timm_layeract.hub.cards import render_card
 from timm_layeract.hub.publish import Publication
 from timm_layeract.hub.publish import publish as publish_from
-from timm_layeract.manifest import WEIGHTS_DIR, read_manifest, write_manifest
+from timm_layeract.manifest import WEIGHTS_DIR, check_manifest, read_manifest, write_manifest
+from timm_layeract.training import run
+from timm_layeract.training.recipe import load_recipe
 
 from .hub_server import CUT, CUT_AFTER, TOKEN, HubServer
 
@@ -315,6 +319,29 @@ def test_a_float16_checkpoint_travels(publish: Publish, hub: HubServer, weights:
     loaded = timm.create_model("hf-hub:org/half", pretrained=True)
     assert next(loaded.parameters()).dtype == torch.float32
     assert activation_fingerprint(loaded) == activation_fingerprint(model)
+
+
+def test_what_training_embeds_can_be_published(
+    publish: Publish, hub: HubServer, digits: ImageSplit, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "embed_checkpoint", partial(embed_checkpoint, directory=weights))
+    model = timm.create_model("resnet20_lahardsilu")
+    run.train_on(
+        model,
+        load_recipe("finetune", epochs=1),
+        digits.take(torch.arange(200)),
+        digits.take(torch.arange(200, 300)),
+        tmp_path / "run",
+        data_name="CIFAR-10 (JPEG)",
+        embed="digits",
+        report=lambda _: None,
+    )
+    check_manifest(read_manifest(weights))
+    publish("resnet20_lahardsilu", "org/digits")
+    golden = load(hub.files("org/digits")["golden.safetensors"])
+    loaded = timm.create_model("hf-hub:org/digits", pretrained=True).eval()
+    with torch.inference_mode():
+        torch.testing.assert_close(loaded(golden["input"]), model.eval()(golden["input"]), rtol=1e-4, atol=1e-4)
 
 
 def test_the_command(publish: Publish, capsys: pytest.CaptureFixture[str]) -> None:
