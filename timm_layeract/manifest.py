@@ -20,7 +20,6 @@ __all__ = [
     "read_data_sets",
     "read_manifest",
     "training_length",
-    "write_json",
     "write_manifest",
 ]
 
@@ -42,14 +41,9 @@ def read_manifest(directory: Path = WEIGHTS_DIR) -> Manifest:
 
 def write_manifest(manifest: Mapping[str, Entry], directory: Path = WEIGHTS_DIR) -> None:
     """Replace the manifest, sorted by name, whole or not at all."""
-    write_json(directory / MANIFEST, dict(sorted(manifest.items())))
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write an indented JSON file, whole or not at all."""
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(json.dumps(value, indent=2) + "\n")
-    partial.replace(path)
+    partial = directory / f"{MANIFEST}.partial"
+    partial.write_text(json.dumps(dict(sorted(manifest.items())), indent=2) + "\n")
+    partial.replace(directory / MANIFEST)
 
 
 def read_data_sets() -> dict[str, dict[str, Any]]:
