@@ -14,6 +14,7 @@ from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardDat
 from huggingface_hub import eval_result_entries_to_yaml as entries_to_yaml
 
 from ..manifest import Manifest, find_entry, read_data_sets, training_length
+from ..models._builder import NORMALIZED
 from ..models.resnet_cifar import ACTIVATIONS
 
 __all__ = ["card_files", "render_card", "render_eval_results"]
@@ -122,7 +123,8 @@ def _trained_alike(name: str, manifest: Manifest) -> list[str]:
 def _family(architecture: str) -> str:
     """``resnet20_lasilu`` -> ``resnet20``."""
     return next(
-        (architecture.removesuffix(end) for end in ACTIVATIONS if end and architecture.endswith(end)), architecture
+        (architecture.removesuffix(end) for end in (*ACTIVATIONS, *NORMALIZED) if end and architecture.endswith(end)),
+        architecture,
     )
 
 

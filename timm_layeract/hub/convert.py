@@ -37,10 +37,6 @@ class Layout:
     activations: Mapping[str, str] = field(default_factory=dict)
 
 
-def _unbiased(activations: Mapping[str, str]) -> dict[str, str]:
-    return {suffix: f"{name}_unbiased" for suffix, name in activations.items() if name.startswith("la")}
-
-
 CIFAR, IMAGENET = resnet_cifar.ResNetCifar, resnet_layeract.ResNetLayerAct
 # What --from takes -> class of our network (object: any) -> layout. timm's names are torchvision's.
 SOURCES: dict[str, dict[type, Layout]] = {
@@ -48,9 +44,11 @@ SOURCES: dict[str, dict[type, Layout]] = {
         CIFAR: Layout(
             renames=((r"^norm1\.", "bn1."), (r"^layers([123])\.", r"layer\1."), (r"^linear\.", "fc.")),
             model_args={"conv_bias": True, "shortcut_zeros": "after"},
-            activations=_unbiased(resnet_cifar.ACTIVATIONS),
+            activations={"_lasilu": "lasilu_unbiased", "_lahardsilu": "lahardsilu_unbiased"},
         ),
-        IMAGENET: Layout(activations=_unbiased(resnet_layeract.ACTIVATIONS)),
+        IMAGENET: Layout(
+            activations={"_lasilu": "lasilu_imagenet_unbiased", "_lahardsilu": "lahardsilu_imagenet_unbiased"}
+        ),
     },
     "timm": {object: Layout()},
 }
