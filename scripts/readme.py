@@ -6,7 +6,7 @@
 import sys
 from pathlib import Path
 
-from timm_layeract.manifest import read_manifest, training_length
+from timm_layeract.manifest import over_seeds, read_manifest, training_length
 
 README = Path(__file__).parent.parent / "README.md"
 BEGIN, END = "<!-- models: written by make readme -->", "<!-- /models -->"
@@ -15,13 +15,14 @@ BEGIN, END = "<!-- models: written by make readme -->", "<!-- /models -->"
 def table() -> str:
     """The trained models as a Markdown table."""
     rows = [
-        "| model | data | test top-1 | held-out top-1 | parameters | file | recipe |",
-        "|---|---|---|---|---|---|---|",
+        "| model | data | test top-1 | mean ± deviation over seeds | held-out top-1 | parameters | file | recipe |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for name, entry in read_manifest().items():
         rows.append(
             f"| `{name}` | {entry['data']['name']} | {entry['test']['top1']:.2f} % | "
-            f"{entry['validation']['top1']:.2f} % | {entry['parameters']:,} | {entry['bytes'] / 2**20:.1f} MiB | "
+            f"{over_seeds(entry) or '-'} | {entry['validation']['top1']:.2f} % | "
+            f"{entry['parameters']:,} | {entry['bytes'] / 2**20:.1f} MiB | "
             f"`{entry['recipe']['name']}`, {training_length(entry['recipe'])}, seed {entry['recipe']['seed']} |"
         )
     return "\n".join(rows)

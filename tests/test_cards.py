@@ -34,7 +34,9 @@ def metadata(card: str) -> ModelCardData:
 def test_the_manifest_follows_its_schema(manifest: dict[str, dict[str, Any]]) -> None:
     check_manifest(manifest)
     manifest[NAME]["hub"] = {"repo": "org/name", "revision": "a" * 40}
-    manifest[NAME]["seeds"] = [{"seed": 11}, {"seed": 22}]
+    manifest[NAME]["seeds"] = [
+        {"seed": seed, "validation": {"top1": 88.0}, "test": {"top1": 88.0}} for seed in (11, 22)
+    ]
     manifest[NAME]["added later"] = {"anything": 1}
     check_manifest(manifest)
 

@@ -3,7 +3,6 @@
 import json
 import shutil
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from timm_layeract.hub.publish import Publication
 from timm_layeract.hub.publish import publish as publish_from
 from timm_layeract.manifest import WEIGHTS_DIR, check_manifest, read_manifest, write_manifest
 from timm_layeract.training import run
+from timm_layeract.training.embed import embed_runs
 from timm_layeract.training.recipe import load_recipe
 
 from .hub_server import CUT, CUT_AFTER, TOKEN, HubServer
@@ -322,9 +322,8 @@ def test_a_float16_checkpoint_travels(publish: Publish, hub: HubServer, weights:
 
 
 def test_what_training_embeds_can_be_published(
-    publish: Publish, hub: HubServer, digits: ImageSplit, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    publish: Publish, hub: HubServer, digits: ImageSplit, weights: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(run, "embed_checkpoint", partial(embed_checkpoint, directory=weights))
     model = timm.create_model("resnet20_lahardsilu")
     run.train_on(
         model,
@@ -333,9 +332,9 @@ def test_what_training_embeds_can_be_published(
         digits.take(torch.arange(200, 300)),
         tmp_path / "run",
         data_name="CIFAR-10 (JPEG)",
-        embed="digits",
         report=lambda _: None,
     )
+    embed_runs([tmp_path / "run"], "digits", weights)
     check_manifest(read_manifest(weights))
     publish("resnet20_lahardsilu", "org/digits")
     golden = load(hub.files("org/digits")["golden.safetensors"])

@@ -8,7 +8,7 @@ import typer
 from ..errors import UserError
 from .hub import convert, download, info, list_, publish
 from .measures import convergence, r_score
-from .training import finetune, recipes, runs, train
+from .training import embed, finetune, recipes, runs, train
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -17,7 +17,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Layer-level activations for timm: train and fine-tune networks that run them, get and publish trained ones.",
 )
-for command in (train, finetune, recipes, runs, list_, info, download, convert, publish, r_score, convergence):
+for command in (train, finetune, recipes, runs, embed, list_, info, download, convert, publish, r_score, convergence):
     app.command(command.__name__.rstrip("_").replace("_", "-"))(command)
 
 

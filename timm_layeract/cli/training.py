@@ -1,4 +1,4 @@
-"""`layeract train`, `finetune`, `recipes`, `runs`. Thin: each is one call into `training`, imported when it runs."""
+"""`layeract train`, `finetune`, `recipes`, `runs`, `embed`: each one call into `training`, imported when it runs."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -43,9 +43,6 @@ def train(
     checkpoint_steps: CheckpointSteps = 500,
     workers: Workers = None,
     dry_run: DryRun = False,
-    embed: Annotated[
-        str | None, typer.Option(help="Ship the weights with the package too, under this tag (for maintainers).")
-    ] = None,
 ) -> None:
     """Train a network from its initialisation.
 
@@ -55,7 +52,7 @@ def train(
     processes: `accelerate launch scripts/train.py` with the same options.
     """
     overrides = dict(epochs=epochs, lr=lr, batch_size=batch_size, seed=seed)
-    logistics = dict(resume=resume, tracker=tracker, checkpoint_steps=checkpoint_steps, workers=workers, embed=embed)
+    logistics = dict(resume=resume, tracker=tracker, checkpoint_steps=checkpoint_steps, workers=workers)
     what = dict(num_classes=num_classes, pretrained=False)
     _train(model, data, output, recipe, settings, overrides, what, dry_run, data_name=data_name, **logistics)
 
@@ -110,6 +107,21 @@ def runs(
     from ..training.runs import runs_table
 
     Console().print(runs_table(folder))
+
+
+def embed(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs that differ in the seed alone.")],
+    tag: Annotated[str, typer.Option("--tag", help="Names the weights: cifar10 in resnet20_lasilu.cifar10.")],
+) -> None:
+    """Ship the weights of the first of these runs with the package, and the results of all (for maintainers).
+
+    Example: `layeract embed runs/resnet20_lasilu.seed* --tag cifar10`, then `make readme cards`.
+    """
+    import timm_layeract  # noqa: F401  (registers the models)
+
+    from ..training.embed import embed_runs
+
+    typer.echo(f"embedded as {embed_runs(runs, tag)}")
 
 
 def _train(

@@ -3,7 +3,6 @@
 Imports huggingface_hub, timm, yaml, `manifest`, `models`.
 """
 
-import statistics
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData
 from huggingface_hub import eval_result_entries_to_yaml as entries_to_yaml
 
-from ..manifest import Manifest, find_entry, read_data_sets, training_length
+from ..manifest import Manifest, find_entry, over_seeds, read_data_sets, training_length
 from ..models._builder import NORMALIZED
 from ..models.resnet_cifar import ACTIVATIONS
 
@@ -133,9 +132,8 @@ def _row(name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
     activations = sorted(set(entry["activations"].values()))
     row = {"name": name, "activation": ", ".join(activations), "test": entry["test"]["top1"]}
     row["validation"] = entry["validation"]["top1"]
-    scores = [seed["test"]["top1"] for seed in entry.get("seeds", [])]
-    if len(scores) > 1:
-        row["seeds"] = f"{statistics.mean(scores):.2f} ± {statistics.stdev(scores):.2f} ({len(scores)})"
+    if (seeds := over_seeds(entry)) is not None:
+        row["seeds"] = seeds
     return row
 
 

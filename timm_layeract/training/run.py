@@ -20,7 +20,7 @@ import torch
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from accelerate.utils import set_seed
 
-from ..checkpoints import embed_checkpoint, save_pretrained
+from ..checkpoints import save_pretrained
 from ..data.sources import Split, holdout, load_splits
 from ..errors import UserError, did_you_mean
 from ..fingerprint import activation_fingerprint
@@ -103,7 +103,6 @@ def train_on(
     data_name: str,
     started_from: str | None = None,
     resume: bool = False,
-    embed: str | None = None,
     tracker: str = "none",
     checkpoint_steps: int = 500,
     workers: int | None = None,
@@ -121,7 +120,6 @@ def train_on(
         data_name: What the data is called in results.
         started_from: Names the weights that the model came with.
         resume: Continue the run in `output` after its newest checkpoint.
-        embed: Also ship the weights with the package, under this tag.
         tracker: ``none``, or one of accelerate's trackers (``tensorboard``, ``trackio``, ``wandb``, ...).
         checkpoint_steps: Optimizer steps between checkpoints within an epoch.
         workers: Processes that read data; none for data in memory, else as many as there are cores, if None.
@@ -180,10 +178,6 @@ def train_on(
             save_pretrained(trainer.evaluated, output / "model", train_split.classes)
             plot_curves(trainer.history, trainer.best.epoch, trainer.task.monitor, output / "curve.png")
             say(_summary(result, output))
-            if embed:
-                environment = json.loads((output / "environment.json").read_text())
-                entry = {**result, **environment, "label_names": list(train_split.classes)}
-                say(f"embedded as {embed_checkpoint(trainer.evaluated, embed, entry)}")
         state.wait_for_everyone()
     return result
 
