@@ -23,7 +23,7 @@ from torch import Tensor
 
 from ..errors import UserError
 
-__all__ = ["ImageSplit", "Split", "StoredSplit", "holdout", "load_splits"]
+__all__ = ["ImageSplit", "Split", "StoredSplit", "holdout", "load_splits", "load_test_split"]
 
 # A decoded split larger than this stays on disk: it would not fit beside a network on an ordinary machine.
 MAX_BYTES = 16 * 2**30
@@ -144,12 +144,35 @@ def load_splits(
         UserError: No such folder or data set, no image or label column, no training split, unreadable images.
     """
     loaded = _open(source)
-    test_name = next((name for name in ("test", "validation", "valid", "val") if name in loaded), None)
+    test_name = _test_name(loaded)
     if "train" not in loaded:
         raise UserError(f"{source} has no 'train' split, only {', '.join(loaded)}; name the training files train*.")
     wanted = {"train": "train", **({"test": test_name} if test_name else {})}
     sizes = {"train": image_size, "test": test_size or image_size}
     return {name: _split(loaded[split], source, sizes[name], progress) for name, split in wanted.items()}
+
+
+def load_test_split(source: str, image_size: tuple[int, int], progress: bool = True) -> ImageSplit:
+    """Read only what a model is tested on: the test split, else the validation split, else the only split there is.
+
+    Arguments as for `load_splits`.
+
+    Raises:
+        UserError: No such folder or data set, no image or label column, no split to test on, unreadable images, or
+            more than fit into memory.
+    """
+    loaded = _open(source)
+    name = _test_name(loaded) or (next(iter(loaded)) if len(loaded) == 1 else None)
+    if name is None:
+        raise UserError(f"{source} has no test split, only {', '.join(loaded)}; name the test files test*.")
+    split = _split(loaded[name], source, image_size, progress)
+    if isinstance(split, StoredSplit):
+        raise UserError(f"The {len(split)} test images of {source} decode to more than {MAX_BYTES >> 30} GiB.")
+    return split
+
+
+def _test_name(loaded: datasets.DatasetDict) -> str | None:
+    return next((name for name in ("test", "validation", "valid", "val") if name in loaded), None)
 
 
 def _open(source: str) -> datasets.DatasetDict:
