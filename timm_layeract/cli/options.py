@@ -27,6 +27,9 @@ Settings = Annotated[
 ]
 Epochs = Annotated[int | None, typer.Option(help="Passes over the training images, instead of the recipe's.")]
 LearningRate = Annotated[float | None, typer.Option("--lr", help="Peak learning rate, instead of the recipe's.")]
+Adversarial = Annotated[
+    str | None, typer.Option(help="Train on images that an attack has made: pgd or fgsm, by 8/255 in every value.")
+]
 BatchSize = Annotated[int | None, typer.Option(help="Images in one optimizer step over all processes.")]
 Seed = Annotated[int | None, typer.Option(help="Seed of initialisation, held-out images, order, augmentation.")]
 NumClasses = Annotated[

@@ -7,6 +7,7 @@ import typer
 
 from ..errors import UserError
 from .options import (
+    Adversarial,
     BatchSize,
     CheckpointSteps,
     Data,
@@ -34,6 +35,7 @@ def train(
     settings: Settings = None,
     epochs: Epochs = None,
     lr: LearningRate = None,
+    adversarial: Adversarial = None,
     batch_size: BatchSize = None,
     seed: Seed = None,
     num_classes: NumClasses = None,
@@ -51,7 +53,7 @@ def train(
     Example: `layeract train -m resnet20_lasilu -d uoft-cs/cifar10 -r cifar10_fast -o runs/first`. On several
     processes: `accelerate launch scripts/train.py` with the same options.
     """
-    overrides = dict(epochs=epochs, lr=lr, batch_size=batch_size, seed=seed)
+    overrides = dict(epochs=epochs, lr=lr, adversarial=adversarial, batch_size=batch_size, seed=seed)
     logistics = dict(resume=resume, tracker=tracker, checkpoint_steps=checkpoint_steps, workers=workers)
     what = dict(num_classes=num_classes, pretrained=False)
     _train(model, data, output, recipe, settings, overrides, what, dry_run, data_name=data_name, **logistics)
@@ -65,6 +67,7 @@ def finetune(
     settings: Settings = None,
     epochs: Epochs = None,
     lr: LearningRate = None,
+    adversarial: Adversarial = None,
     batch_size: BatchSize = None,
     seed: Seed = None,
     data_name: DataName = None,
@@ -79,7 +82,7 @@ def finetune(
     Example: `layeract finetune -m resnet20_lasilu -d my/images -o runs/mine`. The model may also be `hf-hub:ORG/NAME`
     or `local-dir:FOLDER`.
     """
-    overrides = dict(epochs=epochs, lr=lr, batch_size=batch_size, seed=seed)
+    overrides = dict(epochs=epochs, lr=lr, adversarial=adversarial, batch_size=batch_size, seed=seed)
     logistics = dict(resume=resume, tracker=tracker, checkpoint_steps=checkpoint_steps, workers=workers)
     what = dict(pretrained=True)
     _train(model, data, output, recipe, settings, overrides, what, dry_run, data_name=data_name, **logistics)

@@ -1,4 +1,4 @@
-"""A run's folder: whose it is, that one process at a time writes into it, and that its files are whole.
+"""A run's folder: whose it is, and that one process at a time writes into it.
 
 Imports filelock.
 """
@@ -12,8 +12,9 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from ..errors import UserError
+from ..files import write_json
 
-__all__ = ["LOCK", "check_output", "own_folder", "write_json"]
+__all__ = ["LOCK", "check_output", "own_folder"]
 
 LOCK = ".lock"  # held by the process that runs the run
 
@@ -61,10 +62,3 @@ def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in tree.items():
         flat.update(_flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
     return flat
-
-
-def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Write a JSON file whole or not at all."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(value, indent=2) + "\n")
-    partial.replace(path)

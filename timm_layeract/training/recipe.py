@@ -53,6 +53,9 @@ class Recipe:
         padding: Pixels of padding for the random crop.
         flip: Mirror half of the images.
         random_erasing: Probability that a rectangle of an image becomes the mean colour (Zhong et al. 2017).
+        adversarial: Train on images that an attack has made (``fgsm``, or ``pgd`` with 7 steps; Madry et al. 2018), or
+            ``none``.
+        adversarial_epsilon: How far the attack may move a value, of 255.
         validation_fraction: Share of the training images held out to choose the best epoch.
     """
 
@@ -82,13 +85,16 @@ class Recipe:
     padding: int = 4
     flip: bool = True
     random_erasing: float = 0.0
+    adversarial: Literal["none", "fgsm", "pgd"] = "none"
+    adversarial_epsilon: float = 8.0
     validation_fraction: float = 0.1
 
     def __post_init__(self) -> None:
         """Refuse values that no run can have."""
         if (self.epochs is None) == (self.steps is None):
             raise UserError(f"Recipe {self.name}: give epochs or steps, and not both.")
-        positive = ("steps" if self.epochs is None else "epochs", "batch_size", "accumulate", "lr")
+        length = "steps" if self.epochs is None else "epochs"
+        positive = (length, "batch_size", "accumulate", "lr", "adversarial_epsilon")
         fractions = ("warmup", "label_smoothing", "ema_decay", "momentum", "random_erasing", "validation_fraction")
         for name in positive:
             if not getattr(self, name) > 0:

@@ -23,10 +23,11 @@ from accelerate.utils import set_seed
 from ..checkpoints import save_pretrained
 from ..data.sources import Split, holdout, load_splits
 from ..errors import UserError, did_you_mean
+from ..files import write_json
 from ..fingerprint import activation_fingerprint
 from .curves import plot_curves
 from .engine import EpochRecord, Trainer, process_state
-from .folder import check_output, own_folder, write_json
+from .folder import check_output, own_folder
 from .progress import show_figures
 from .recipe import Recipe
 from .tasks import Classification

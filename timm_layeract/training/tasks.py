@@ -1,4 +1,7 @@
-"""What is trained for: how a batch becomes inputs and targets, the loss, and the figures. Imports torch and `data`."""
+"""What is trained for: how a batch becomes inputs and targets, the loss, and the figures.
+
+Imports torch, `attacks` and `data`.
+"""
 
 from typing import Protocol
 
@@ -8,12 +11,15 @@ from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 from torchvision.transforms.functional import ten_crop
 
+from ..attacks import fgsm, pgd
 from ..data.augment import SampleRandom, normalize, random_crop_flip, random_erase
 from ..data.sources import Split
 from ..errors import UserError
 from .recipe import Recipe
 
 __all__ = ["Classification", "Task"]
+
+PGD_STEPS = 7
 
 
 class Task(Protocol):
@@ -45,8 +51,8 @@ class Classification:
     """Cross-entropy on labelled images; top-1 accuracy in percent.
 
     Args:
-        model: timm model; its `pretrained_cfg` gives mean and deviation.
-        recipe: Augmentation and label smoothing.
+        model: timm model; its `pretrained_cfg` gives mean and deviation. Attacked where the recipe says so.
+        recipe: Augmentation, attack and label smoothing.
         splits: Whose labels must fit the model's head.
 
     Raises:
@@ -56,7 +62,7 @@ class Classification:
     monitor = "top1"
 
     def __init__(self, model: nn.Module, recipe: Recipe, *splits: Split) -> None:
-        self.recipe = recipe
+        self.model, self.recipe = model, recipe
         data_config = resolve_model_data_config(model)
         self.mean, self.std = data_config["mean"], data_config["std"]
         self.input_size: tuple[int, int] = recipe.image_size or tuple(data_config["input_size"][1:])
@@ -73,7 +79,35 @@ class Classification:
         if random is None:
             return normalize(images, self.mean, self.std), labels
         images = random_crop_flip(images, self.recipe.padding, self.recipe.flip, random)
-        return random_erase(normalize(images, self.mean, self.std), self.recipe.random_erasing, random), labels
+        augmented = random_erase(normalize(images, self.mean, self.std), self.recipe.random_erasing, random)
+        return self._attack(augmented, labels, random), labels
+
+    def _attack(self, inputs: Tensor, labels: Tensor, random: SampleRandom) -> Tensor:
+        """The inputs that the recipe's attack makes of these, both normalised.
+
+        The network is in evaluation mode meanwhile, so that its running statistics see only what it is trained on.
+        """
+        recipe = self.recipe
+        if recipe.adversarial == "none":
+            return inputs
+        mean, std = (inputs.new_tensor(values)[:, None, None] for values in (self.mean, self.std))
+
+        def network(images: Tensor) -> Tensor:
+            normalised = (images - mean) / std
+            # the layout of its parameters, as the engine hands it
+            layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
+            return self.model(normalised.contiguous(memory_format=layout)).float()
+
+        images, epsilon = (inputs * std + mean).clamp(0, 1), recipe.adversarial_epsilon / 255
+        was_training = self.model.training
+        self.model.eval()
+        if recipe.adversarial == "fgsm":
+            attacked = fgsm(network, images, labels, epsilon)
+        else:
+            start = random.uniform(*images.shape[1:])
+            attacked = pgd(network, images, labels, epsilon, steps=PGD_STEPS, start=start)
+        self.model.train(was_training)
+        return (attacked - mean) / std
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return F.cross_entropy(outputs, targets, label_smoothing=self.recipe.label_smoothing)
