@@ -1,0 +1,135 @@
+"""`layeract robustness`, `corrupt`, `significance`, `shifts`. Thin: each is one call into the package."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..errors import UserError
+from .options import Data, DataName
+
+Models = Annotated[
+    list[str],
+    typer.Argument(
+        help="timm names with weights (resnet20_lasilu), hf-hub:ORG/NAME, folders of models or training runs, "
+        "ARCHITECTURE=FILE, or package.module:function returning a network. {seed} stands for each of --seeds."
+    ),
+]
+Seeds = Annotated[str | None, typer.Option(help="What {seed} in a model stands for, such as 11,22,33.")]
+ReportFolder = Annotated[
+    Path, typer.Option("--output", "-o", help="Folder for tables and plots; a stopped run goes on.")
+]
+Corruptions = Annotated[
+    str | None, typer.Option(help="Only these, as names or categories: noise,fog. 'simple' has three more.")
+]
+Bf16 = Annotated[bool, typer.Option("--bf16", help="Compute under bfloat16 autocast: faster, slightly other numbers.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Measure the first images only.")]
+
+
+def robustness(
+    models: Models,
+    data: Data,
+    output: ReportFolder,
+    released: Annotated[
+        str | None,
+        typer.Option(help="Folder of CIFAR-10-C, CIFAR-100-C (.npy), ImageNet-C or Tiny-ImageNet-C, to use as it is."),
+    ] = None,
+    seeds: Seeds = None,
+    corruptions: Corruptions = None,
+    baseline: Annotated[
+        str | None, typer.Option(help="Model that the mean corruption error is relative to, or alexnet (ImageNet-C).")
+    ] = None,
+    limit: Limit = None,
+    data_name: DataName = None,
+    corruption_seed: Annotated[int, typer.Option(help="Seed of regenerated corruptions.")] = 0,
+    bf16: Bf16 = False,
+) -> None:
+    """Measure accuracy under 19 corruptions, 5 severities each.
+
+    Corruptions are made from the test images (CIFAR-10-C's strengths up to 32 pixels, Tiny-ImageNet-C's up to 64,
+    ImageNet-C's above) unless --released has them. Writes JSON, CSV, Markdown and plots.
+
+    Example: `layeract robustness resnet20.cifar10 resnet20_lasilu.cifar10 -d uoft-cs/cifar10 -o reports/first`
+    """
+    from ..evaluation.run import robustness
+
+    robustness(
+        models,
+        data,
+        output,
+        released=released,
+        seeds=parse_seeds(seeds),
+        corruptions=corruptions.split(",") if corruptions else (),
+        baseline=baseline,
+        limit=limit,
+        data_name=data_name,
+        corruption_seed=corruption_seed,
+        bf16=bf16,
+    )
+
+
+def corrupt(
+    data: Data,
+    output: Annotated[Path, typer.Option("--output", "-o", help="New folder for the sets.")],
+    size: Annotated[int, typer.Option(min=8, help="Side that the images are resized to.")] = 32,
+    corruptions: Corruptions = None,
+    seed: Annotated[int, typer.Option(help="Another seed, other sets.")] = 0,
+) -> None:
+    """Write corrupted test images in CIFAR-10-C's layout, for other programs.
+
+    The same sets that `layeract robustness` makes, with their hashes in sets.json.
+
+    Example: `layeract corrupt -d uoft-cs/cifar10 -o data/cifar10-c`
+    """
+    from ..data.corruptions.constants import CORRUPTIONS, expand_names
+    from ..data.corruptions.write import write_sets
+
+    names = expand_names(corruptions.split(",")) if corruptions else CORRUPTIONS
+    write_sets(data, output, (size, size), names, seed)
+
+
+def significance(
+    reports: Annotated[list[Path], typer.Argument(help="Folders that `layeract robustness` wrote, of several seeds.")],
+    model: Annotated[str, typer.Option("--model", "-m", help="The model that is compared with all others, as given.")],
+    output: ReportFolder,
+) -> None:
+    """Test whether a model differs from the others over seeds, as the paper's Tables 20 to 23.
+
+    Shapiro-Wilk decides between the paired t-test and Wilcoxon's signed-rank test; p-values are corrected by Holm's
+    method. Writes JSON and Markdown.
+
+    Example: `layeract significance reports/seeds -m 'runs/lasilu_{seed}' -o reports/tests`
+    """
+    from ..evaluation.significance import markdown, significance
+
+    typer.echo(markdown(significance(reports, model, output)))
+
+
+def shifts(
+    models: Models,
+    data: Data,
+    output: ReportFolder,
+    kinds: Annotated[str | None, typer.Option(help="Only these: fgsm,pgd,rotation,translation.")] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of PGD.")] = 10,
+    seeds: Seeds = None,
+    limit: Limit = None,
+    data_name: DataName = None,
+) -> None:
+    """Measure accuracy under attacks (FGSM, PGD in the L-infinity norm), rotations and translations.
+
+    Writes JSON, Markdown and a plot.
+
+    Example: `layeract shifts resnet20.cifar10 resnet20_lasilu.cifar10 -d uoft-cs/cifar10 -o reports/shifts`
+    """
+    from ..evaluation.shifts import shifts
+
+    chosen = kinds.split(",") if kinds else ()
+    shifts(models, data, output, kinds=chosen, seeds=parse_seeds(seeds), steps=steps, limit=limit, data_name=data_name)
+
+
+def parse_seeds(seeds: str | None) -> tuple[int, ...]:
+    """``"11,22"`` as numbers."""
+    try:
+        return tuple(int(seed) for seed in seeds.split(",")) if seeds else ()
+    except ValueError as error:
+        raise UserError(f"--seeds takes whole numbers with commas, got {seeds!r}.") from error

@@ -1,0 +1,92 @@
+"""Tables of a robustness result: CSV of every number, Markdown as the papers' tables. Imports the standard library."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..data.corruptions.constants import SEVERITIES, category_of
+from .robustness import ALEXNET, corruption_errors
+
+__all__ = ["markdown_table", "write_csv", "write_markdown"]
+
+Result = Mapping[str, Any]
+
+
+def write_csv(result: Result, path: Path) -> None:
+    """One row for each network, corruption and severity; severity 0 is clean."""
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["model", "source", "seed", "category", "corruption", "severity", "accuracy", "images", "set"])
+        data = result["data"]
+        for model in result["models"]:
+            for run in model["runs"]:
+                of = [model["name"], run["source"], run["seed"]]
+                writer.writerow([*of, "clean", "clean", 0, run["clean"], data["images"], data["sha256"]])
+                for name, values in run["accuracy"].items():
+                    for severity, value, images in zip(SEVERITIES, values, result["sets"][name], strict=True):
+                        row = [category_of(name), name, severity, value, data["images"], images]
+                        writer.writerow([*of, *row])
+
+
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def summary_table(result: Result) -> str:
+    """Clean, total and categories of each model, the mean over its seeds with the deviation where there are several."""
+    columns = list(result["models"][0]["mean"])
+    errors = corruption_errors(result)
+    head = ["model", "seeds", *columns, *(["mCE"] if errors else [])]
+    rows = []
+    for model in result["models"]:
+        deviation = model["std"]
+        cells = [f"{model['mean'][key]:.2f}" + (f" ± {deviation[key]:.2f}" if deviation else "") for key in columns]
+        mce = [f"{errors[model['name']]['mCE']:.1f}"] if errors else []
+        rows.append([f"`{model['name']}`", str(len(model["runs"])), *cells, *mce])
+    return markdown_table(head, rows)
+
+
+def corruption_table(result: Result) -> str:
+    """Accuracy of each corruption, mean over severities and seeds."""
+    models = result["models"]
+    rows = []
+    for name in result["sets"]:
+        means = [[sum(run["accuracy"][name]) / len(SEVERITIES) for run in model["runs"]] for model in models]
+        rows.append([category_of(name), name, *(f"{sum(values) / len(values):.2f}" for values in means)])
+    return markdown_table(["category", "corruption", *(f"`{model['name']}`" for model in models)], rows)
+
+
+def provenance(result: Result) -> str:
+    """What was measured, in two sentences."""
+    data = result["data"]
+    made = "released corruptions"
+    if data["corruptions"] == "regenerated":
+        made = f"corruptions regenerated with the strengths of {data['strengths']}"
+    lines = [f"Top-1 accuracy in percent on {data['images']:,} images of {data['name']}, {made}, 5 severities each."]
+    if any(len(model["runs"]) == 1 for model in result["models"]):
+        lines.append("One seed of a model says nothing about the spread over seeds.")
+    if result["baseline"]:
+        against = "AlexNet's published errors" if result["baseline"] == ALEXNET else f"`{result['baseline']}`"
+        lines.append(f"mCE is relative to {against}: 100 is as many errors.")
+    return " ".join(lines)
+
+
+def write_markdown(result: Result, path: Path) -> None:
+    """The report that people read, beside its plots."""
+    versions = ", ".join(f"{name} {value}" for name, value in result["versions"].items())
+    parts = [
+        "# Robustness",
+        provenance(result),
+        summary_table(result),
+        "![accuracy by category](categories.png)",
+        "![accuracy against severity](severities.png)",
+        "## By corruption",
+        corruption_table(result),
+        "![one image under every corruption](strip.png)",
+        f"{result['date']}, {result['device']}, {result['precision']}, {versions}. "
+        "Every number is in robustness.csv, the hash of every set in robustness.json.",
+    ]
+    path.write_text("\n\n".join(parts) + "\n")

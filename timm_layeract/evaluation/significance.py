@@ -1,0 +1,186 @@
+"""Is one model better than another over seeds? Paired tests as in the paper's Tables 20 to 23. Imports numpy, scipy.
+
+Two models trained with the same seeds are paired by seed. If Shapiro-Wilk rejects normality for neither sample, the
+test is the paired t-test, else Wilcoxon's signed-rank test (v3, appendix K); both two-sided. Many comparisons in a
+table are corrected by Holm's method.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from ..errors import UserError, did_you_mean
+from ..files import write_json
+from .report import markdown_table
+
+__all__ = ["Comparison", "compare", "holm", "significance"]
+
+LEVEL = 0.05
+CONFIDENCE = 0.95
+T_TEST, WILCOXON = "paired t-test", "Wilcoxon"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One paired comparison.
+
+    Attributes:
+        pairs: Number of pairs.
+        difference: Mean of a - b.
+        interval: 95 % confidence interval of it: Student's, or the bootstrap's beside Wilcoxon's test.
+        test: Which test.
+        p: Two-sided p-value.
+        effect: Cohen's d of the differences, or the rank-biserial correlation beside Wilcoxon's test.
+    """
+
+    pairs: int
+    difference: float
+    interval: tuple[float, float]
+    test: str
+    p: float
+    effect: float
+
+
+def compare(a: Sequence[float], b: Sequence[float]) -> Comparison:
+    """Compare paired samples, three pairs at least.
+
+    Raises:
+        UserError: Samples of different lengths, or shorter than three.
+    """
+    first, second = np.asarray(a, float), np.asarray(b, float)
+    if len(first) != len(second) or len(first) < 3:
+        raise UserError(f"A paired test needs three pairs at least, got samples of {len(first)} and {len(second)}.")
+    difference = first - second
+    if not difference.any():
+        return Comparison(len(first), 0.0, (0.0, 0.0), WILCOXON, 1.0, 0.0)
+    if _is_normal(first) and _is_normal(second) and np.ptp(difference) > 0:
+        tested = stats.ttest_rel(first, second)
+        interval, test, effect = (
+            tested.confidence_interval(CONFIDENCE),
+            T_TEST,
+            difference.mean() / difference.std(ddof=1),
+        )
+    else:
+        tested, test = stats.wilcoxon(difference), WILCOXON
+        ranks = stats.rankdata(np.abs(difference[difference != 0]))
+        effect = np.sum(ranks * np.sign(difference[difference != 0])) / ranks.sum()
+        interval = _bootstrap(difference)
+    low, high = interval
+    return Comparison(
+        len(first), float(difference.mean()), (float(low), float(high)), test, float(tested.pvalue), float(effect)
+    )
+
+
+def _is_normal(sample: np.ndarray) -> bool:
+    """Whether Shapiro-Wilk does not reject; a constant sample has no shape to test."""
+    return bool(np.ptp(sample) > 0 and stats.shapiro(sample).pvalue >= LEVEL)
+
+
+def _bootstrap(difference: np.ndarray) -> tuple[float, float]:
+    if np.ptp(difference) == 0:
+        return float(difference[0]), float(difference[0])
+    rng = np.random.default_rng(0)
+    drawn = stats.bootstrap((difference,), np.mean, confidence_level=CONFIDENCE, method="percentile", rng=rng)
+    return drawn.confidence_interval.low, drawn.confidence_interval.high
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjust p-values for their number (Holm 1979): the k-th smallest of m times m - k + 1, never decreasing."""
+    order = np.argsort(p_values)
+    scaled = np.asarray(p_values)[order] * np.arange(len(p_values), 0, -1)
+    adjusted = np.empty(len(p_values))
+    adjusted[order] = np.minimum(np.maximum.accumulate(scaled), 1)
+    return adjusted.tolist()
+
+
+def significance(reports: Sequence[str | Path], model: str, output: str | Path) -> dict[str, Any]:
+    """Compare one model with all others of robustness reports; write significance.json and .md.
+
+    Args:
+        reports: Folders that `layeract robustness` wrote, or their robustness.json.
+        model: Label of the model (as it was given to `layeract robustness`), in each report.
+        output: Folder to write to.
+
+    Returns:
+        What significance.json holds: ``model``, and ``comparisons`` with ``report``, ``measure``, ``against``, the
+        fields of `Comparison` and ``p_holm``.
+
+    Raises:
+        UserError: No such report or model, or fewer than three seeds in common.
+    """
+    found: list[dict[str, Any]] = []
+    for report in reports:
+        found += _comparisons(Path(report), model)
+    for row, adjusted in zip(found, holm([row["p"] for row in found]), strict=True):
+        row["p_holm"] = adjusted
+    result = {"model": model, "level": LEVEL, "comparisons": found}
+    write_json(Path(output) / "significance.json", result)
+    (Path(output) / "significance.md").write_text(markdown(result))
+    return result
+
+
+def _comparisons(report: Path, model: str) -> list[dict[str, Any]]:
+    path = report / "robustness.json" if report.is_dir() else report
+    if not path.is_file():
+        raise UserError(f"There is no report {path}; `layeract robustness` writes it.")
+    models = {entry["name"]: _by_seed(entry) for entry in json.loads(path.read_text())["models"]}
+    if model not in models:
+        raise UserError(f"{path} has no model {model!r}; {did_you_mean(model, models)}")
+    rows = []
+    for other, runs in models.items():
+        seeds = sorted(set(runs) & set(models[model]))
+        if other == model:
+            continue
+        if len(seeds) < 3:
+            raise UserError(f"{model} and {other} have {len(seeds)} seeds in common in {path}; a test needs three.")
+        for measure in models[model][seeds[0]]:
+            pair = [[each[seed][measure] for seed in seeds] for each in (models[model], runs)]
+            rows.append({"report": str(report), "measure": measure, "against": other, **asdict(compare(*pair))})
+    if not rows:
+        raise UserError(f"{path} holds no other model than {model}.")
+    return rows
+
+
+def _by_seed(model: Mapping[str, Any]) -> dict[int, dict[str, float]]:
+    """Seed -> measure -> accuracy."""
+    return {
+        run["seed"]: {"clean": run["clean"], "total": run["total"], **run["categories"]}
+        for run in model["runs"]
+        if run["seed"] is not None
+    }
+
+
+def markdown(result: Mapping[str, Any]) -> str:
+    """p-values with a column for each competitor, and every comparison in full."""
+    rows = result["comparisons"]
+    others = list(dict.fromkeys(row["against"] for row in rows))
+    places = list(dict.fromkeys((row["report"], row["measure"]) for row in rows))
+    cells = {(row["report"], row["measure"], row["against"]): row for row in rows}
+    matrix = [
+        [*place, *(_p(row) if (row := cells.get((*place, other))) else "-" for other in others)] for place in places
+    ]
+    full = [
+        [row["measure"], f"`{row['against']}`", str(row["pairs"]), f"{row['difference']:+.2f}",
+         f"{row['interval'][0]:+.2f} to {row['interval'][1]:+.2f}", row["test"], f"{row['p']:.2g}",
+         f"{row['p_holm']:.2g}", f"{row['effect']:+.2f}"]
+        for row in rows
+    ]  # fmt: skip
+    head = ["measure", "against", "pairs", "difference", "95 % interval", "test", "p", "p (Holm)", "effect"]
+    return (
+        f"# Significance of `{result['model']}`\n\np-values after Holm's correction for {len(rows)} comparisons; "
+        f"+ where `{result['model']}` is better, - where it is worse, bold below {result['level']}.\n\n"
+        f"{markdown_table(['report', 'measure', *(f'`{other}`' for other in others)], matrix)}\n\n"
+        "Differences are in points of accuracy. The effect is Cohen's d of the paired differences, or the "
+        f"rank-biserial correlation beside Wilcoxon's test.\n\n{markdown_table(head, full)}\n"
+    )
+
+
+def _p(row: Mapping[str, Any]) -> str:
+    shown = "< 1e-3" if row["p_holm"] < 1e-3 else f"{row['p_holm']:.3f}"
+    marked = f"{shown} {'+' if row['difference'] > 0 else '-'}"
+    return f"**{marked}**" if row["p_holm"] < LEVEL else marked
