@@ -39,7 +39,7 @@ fix: $(READY)  ## Mend what ruff can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-readme: $(READY)  ## Write the README's table of models anew from the manifest
+readme: $(READY)  ## Write the README's tables of results anew from their JSON
 	$(BIN)/python scripts/readme.py
 
 cards: $(READY)  ## Write hub_cards/, the model cards, anew from the manifest

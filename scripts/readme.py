@@ -1,18 +1,23 @@
-"""Writes the README's table of trained models from the manifest, so that no figure in it is typed by hand.
+"""Writes the README's tables of results from the JSON that commands wrote, so that no figure in it is typed by hand.
 
-`python scripts/readme.py` rewrites the table, `--check` only says whether it is up to date (exit code 1 if not).
+`python scripts/readme.py` rewrites tables and plot; with `--check`, exit code 1 says that the tables are stale.
 """
 
+import json
 import sys
 from pathlib import Path
 
-from timm_layeract.manifest import over_seeds, read_manifest, training_length
+from timm_layeract.evaluation.plots import plot_categories
+from timm_layeract.evaluation.report import provenance, summary_table
+from timm_layeract.manifest import WEIGHTS_DIR, over_seeds, read_manifest, training_length
 
-README = Path(__file__).parent.parent / "README.md"
-BEGIN, END = "<!-- models: written by make readme -->", "<!-- /models -->"
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+PLOT = ROOT / "docs" / "images" / "robustness.png"
+ROBUSTNESS = json.loads((WEIGHTS_DIR / "robustness.json").read_text())
 
 
-def table() -> str:
+def models() -> str:
     """The trained models as a Markdown table."""
     rows = [
         "| model | data | test top-1 | mean ± deviation over seeds | held-out top-1 | parameters | file | recipe |",
@@ -28,15 +33,25 @@ def table() -> str:
     return "\n".join(rows)
 
 
+def robustness() -> str:
+    """Accuracy under corruptions as a Markdown table, and what was measured."""
+    return f"{summary_table(ROBUSTNESS)}\n\n{provenance(ROBUSTNESS)}"
+
+
+TABLES = {"models": models, "robustness": robustness}
+
+
 def main() -> None:
     """Rewrite or check."""
-    text = README.read_text()
-    before, rest = text.split(BEGIN)
-    after = rest.split(END)[1]
-    fresh = f"{before}{BEGIN}\n{table()}\n{END}{after}"
+    text = fresh = README.read_text()
+    for name, table in TABLES.items():
+        before, begin, rest = fresh.partition(f"<!-- {name}: written by make readme -->")
+        _, end, after = rest.partition(f"<!-- /{name} -->")
+        fresh = f"{before}{begin}\n{table()}\n{end}{after}"
     if "--check" in sys.argv[1:]:
         sys.exit(None if fresh == text else "README.md is stale: run `make readme`.")
     README.write_text(fresh)
+    plot_categories(ROBUSTNESS, PLOT)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,21 @@ def layeract(*arguments: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, 
     return int(stop.value.code or 0), captured.out, captured.err
 
 
-@pytest.mark.parametrize("command", [[], ["train"], ["finetune"], ["recipes"], ["r-score"], ["convergence"]])
+COMMANDS = (
+    "train",
+    "finetune",
+    "recipes",
+    "r-score",
+    "convergence",
+    "robustness",
+    "corrupt",
+    "significance",
+    "shifts",
+    "analyze",
+)
+
+
+@pytest.mark.parametrize("command", [[], *([command] for command in COMMANDS)])
 def test_help_teaches(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = layeract(*command, "--help", capsys=capsys)
     assert code == 0

@@ -17,7 +17,7 @@ from tests.networks import NearestMean
 from tests.test_cli import layeract
 from tests.test_released import arrays
 from tests.test_sources import parquet
-from timm_layeract.checkpoints import WEIGHTS_DIR, read_manifest, save_pretrained
+from timm_layeract.checkpoints import save_pretrained
 from timm_layeract.data.corruptions.constants import CATEGORIES, CORRUPTIONS
 from timm_layeract.data.corruptions.generate import RegeneratedSets, corrupt
 from timm_layeract.data.sources import ImageSplit, load_test_split
@@ -26,6 +26,7 @@ from timm_layeract.evaluation import accuracy, robustness
 from timm_layeract.evaluation.accuracy import count_correct
 from timm_layeract.evaluation.cache import ResultCache
 from timm_layeract.evaluation.networks import Network, UnitInput, load_network, load_networks
+from timm_layeract.manifest import WEIGHTS_DIR, read_manifest
 
 FIRST, SECOND = "tests.networks:first", "tests.networks:second"
 

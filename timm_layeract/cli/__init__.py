@@ -6,9 +6,14 @@ from typing import NoReturn
 import typer
 
 from ..errors import UserError
+from .analyze import app as analyze
+from .evaluation import corrupt, robustness, shifts, significance
 from .hub import convert, download, info, list_, publish
 from .measures import convergence, r_score
 from .training import embed, finetune, recipes, runs, train
+
+# What only the extra `eval` installs.
+EVAL_PACKAGES = ("cv2", "imagecorruptions", "mlxtend", "scipy")
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -17,8 +22,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Layer-level activations for timm: train and fine-tune networks that run them, get and publish trained ones.",
 )
-for command in (train, finetune, recipes, runs, embed, list_, info, download, convert, publish, r_score, convergence):
+COMMANDS = (
+    *(train, finetune, recipes, runs, embed, list_, info, download, convert, publish, r_score, convergence),
+    *(robustness, corrupt, significance, shifts),
+)
+for command in COMMANDS:
     app.command(command.__name__.rstrip("_").replace("_", "-"))(command)
+app.add_typer(analyze, name="analyze")
 
 
 def main() -> NoReturn:
@@ -27,5 +37,10 @@ def main() -> NoReturn:
         app(standalone_mode=True)
     except UserError as error:
         typer.echo(f"layeract: {error}", err=True)
+        sys.exit(2)
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] not in EVAL_PACKAGES:
+            raise
+        typer.echo(f"layeract: this needs {error.name}: pip install 'timm-layeract[eval]'", err=True)
         sys.exit(2)
     sys.exit(0)
