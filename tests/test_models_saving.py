@@ -27,7 +27,7 @@ SAVED = [
     "resnet20_nrelu",
     "resnet18_nswish",
 ]
-SHIPPED = timm.list_models(module=models.__all__, pretrained=True)
+SHIPPED = timm.list_models(module=[name for name in models.__all__ if name != "unet_layeract"], pretrained=True)
 
 
 def trained(name: str, **kwargs: object) -> nn.Module:

@@ -22,7 +22,7 @@ from .errors import UserError
 from .layers import LayerAct
 from .layers.batch_norm_act import norm_act
 
-__all__ = ["Fused", "FusedSequential", "FusedStem", "fuse", "fuses", "unfuse"]
+__all__ = ["Fused", "FusedSequential", "FusedStem", "fuse", "fuses", "shortcut", "unfuse"]
 
 Model = TypeVar("Model", bound=nn.Module)
 FusedClass = TypeVar("FusedClass", bound=type[nn.Module])
@@ -33,9 +33,10 @@ _FUSED: dict[type[nn.Module], type[nn.Module]] = {}
 def fuse(model: Model, inference: bool = False) -> Model:
     """Run BatchNorm and the LayerAct behind it in one pass, wherever the model's blocks are known.
 
-    Known are the blocks and stems of timm's ResNets and of ours, and any `nn.Sequential` in which a LayerAct follows a
-    BatchNorm2d. The model is changed in place; its parameters, their names and what it computes stay the same, so a
-    checkpoint fits before and after.
+    Known are the blocks and stems of timm's ResNets and of ours, any `nn.Sequential` in which a LayerAct follows a
+    BatchNorm2d, and, where segmentation_models_pytorch is imported, its convolutions and torchvision's ResNet blocks.
+    The model is changed in place; its parameters, their names and what it computes stay the same, so a checkpoint fits
+    before and after.
 
     Args:
         model: Any network.
@@ -129,7 +130,7 @@ class FusedSequential(Fused, nn.Sequential):
         return x
 
 
-def _shortcut(downsample: nn.Module | None, x: Tensor) -> tuple[Tensor, nn.Module | None]:
+def shortcut(downsample: nn.Module | None, x: Tensor) -> tuple[Tensor, nn.Module | None]:
     """A block's shortcut, and its BatchNorm where that comes last and may wait for the kernel."""
     if downsample is None:
         return x, None
@@ -150,7 +151,7 @@ def _middle(block: Any, x: Tensor, norm: nn.Module, act: nn.Module) -> Tensor:
 
 def _end(block: Any, x: Tensor, norm: nn.Module, act: nn.Module, inputs: Tensor) -> Tensor:
     """The end of a timm block: BatchNorm, attention and stochastic depth if any, shortcut, activation."""
-    residual, residual_norm = _shortcut(block.downsample, inputs)
+    residual, residual_norm = shortcut(block.downsample, inputs)
     if block.se is None and block.drop_path is None:
         return norm_act(x, norm, act, residual, residual_norm)
     x = norm(x)

@@ -134,7 +134,8 @@ def register_variants(
     for name, (_, default_cfg) in architectures.items():
         tagged = {tag: {**default_cfg, **cfg} for tag, cfg in pretrained_cfgs(name, manifest).items()}
         cfgs.update(tagged or {name: {**default_cfg}})
-    module.default_cfgs = generate_default_cfgs(cfgs)  # type: ignore[attr-defined]
+    known = getattr(module, "default_cfgs", {})  # of another class in the same file
+    module.default_cfgs = {**known, **generate_default_cfgs(cfgs)}  # type: ignore[attr-defined]
     for name, (model_args, _) in architectures.items():
         entrypoint = _entrypoint(model_cls, name, model_args, build_args)
         entrypoint.__name__ = entrypoint.__qualname__ = name
