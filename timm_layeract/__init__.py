@@ -1,7 +1,10 @@
 """Layer-level activations for timm. Importing the package registers its activation and architecture names with timm.
 
 Needs nothing but torch and timm at import; training, the command line and evaluation import their own libraries.
+segmentation_models_pytorch gets its names when it is imported, before or after this package.
 """
+
+from importlib import import_module
 
 from . import functional, kernels, models
 from .checkpoints import save_pretrained
@@ -21,6 +24,7 @@ from .layers import (
 )
 from .registry import list_activations, list_norms, register_activation
 from .swap import SwapReport, swap_activations
+from .when_imported import when_imported
 
 __version__ = "0.1.0"
 __all__ = [
@@ -47,3 +51,5 @@ __all__ = [
     "swap_activations",
     "unfuse",
 ]
+
+when_imported("segmentation_models_pytorch", lambda: import_module(f"{__name__}.smp"))

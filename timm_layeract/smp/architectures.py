@@ -1,0 +1,182 @@
+"""SMP's architectures with other activations in encoder and decoder, saved and loaded without losing them.
+
+Each of SMP's classes gets a subclass (`LayerActUnet` of `Unet`, ...), found under its name in
+segmentation_models_pytorch, so that `smp.from_pretrained` resolves it. U-Net and UNet++ also have names in
+`smp.create_model` that say the activation. Imports segmentation_models_pytorch, `swap`, `fuse`, `fingerprint`,
+`checkpoints` and its sibling `encoders`.
+"""
+
+import inspect
+import sys
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import segmentation_models_pytorch as smp
+import torch
+from huggingface_hub import ModelCard
+from huggingface_hub.constants import SAFETENSORS_SINGLE_FILE
+from segmentation_models_pytorch.base import SegmentationModel
+
+from ..checkpoints import FINGERPRINT_KEY, SWAP_MARK, save_weights, stored_fingerprint
+from ..errors import UserError, did_you_mean
+from ..fingerprint import activation_fingerprint, check_fingerprint, fingerprint_mismatches
+from ..fuse import fuse
+from ..layers import LayerAct
+from ..swap import swap_activations
+from .encoders import LAYERACT
+
+__all__ = ["ACTIVATIONS", "create_model"]
+
+NAMED = ("unet", "unetplusplus")
+# Suffix of the architecture name -> activation, that of the encoders of the same suffix.
+ACTIVATIONS = {**LAYERACT, "_silu": "silu"}
+LICENSE = "apache-2.0"
+
+
+class RecordsActivations:
+    """Mixin for SMP's architectures: swaps activations when built, and saves and loads with their fingerprint."""
+
+    config: dict[str, Any]
+    _hub_mixin_config: dict[str, Any]
+
+    def _swap(self, encoder_activation: str | None, decoder_activation: str | None) -> None:
+        model: Any = self
+        # An encoder that runs LayerAct was chosen by a name that says so.
+        named = any(isinstance(module, LayerAct) for module in model.encoder.modules())
+        if encoder_activation is not None and not named:
+            swap_activations(model.encoder, encoder_activation)
+        if decoder_activation is not None:
+            swap_activations(model.decoder, decoder_activation)
+            if isinstance(model, smp.DPT):  # the one whose head has a hidden activation
+                swap_activations(model.segmentation_head, decoder_activation)
+        fuse(model)
+
+    def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> str | None:
+        """SMP's `save_pretrained`, with the activation fingerprint in config.json and in the weights' metadata.
+
+        The config leaves `encoder_weights` out: loading downloads nothing for the encoder.
+
+        Args:
+            save_directory: Made if need be.
+            *args: As SMP's.
+            **kwargs: As SMP's: ``dataset`` and ``metrics`` for the card, ``push_to_hub``, ``repo_id``; and `license`
+                of the card, Apache-2.0 if left out.
+
+        Raises:
+            UserError: The model's arguments would bring back other activations.
+        """
+        self._check_described()
+        if "license" in kwargs:
+            kwargs["model_card_kwargs"] = {**kwargs.get("model_card_kwargs", {}), "license": kwargs.pop("license")}
+        arguments = self._hub_mixin_config
+        self._hub_mixin_config = {**arguments, "encoder_weights": None, FINGERPRINT_KEY: activation_fingerprint(self)}  # type: ignore[arg-type]
+        try:
+            return super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]
+        finally:
+            self._hub_mixin_config = arguments
+
+    def _check_described(self) -> None:
+        """Refuse a model that its arguments do not rebuild, before anything is written."""
+        dropped = (SWAP_MARK, FINGERPRINT_KEY)
+        arguments = {key: value for key, value in self._hub_mixin_config.items() if key not in dropped}
+        with torch.random.fork_rng(devices=[]):
+            built = type(self)(**{**arguments, "encoder_weights": None})
+        mismatches = fingerprint_mismatches(activation_fingerprint(built), activation_fingerprint(self))  # type: ignore[arg-type]
+        if mismatches:
+            raise UserError(
+                f"{type(self).__name__} would come back with other activations, at {len(mismatches)} site(s), first "
+                f"{mismatches[0]}. Build it with encoder_activation= and decoder_activation= (registered names), load "
+                f"these weights into it and save that."
+            )
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        save_weights(self, save_directory / SAFETENSORS_SINGLE_FILE)  # type: ignore[arg-type]
+
+    @classmethod
+    def _load_as_safetensor(cls, model: Any, model_file: str, map_location: str, strict: bool) -> Any:
+        stored = stored_fingerprint(model_file)
+        if stored:
+            check_fingerprint(stored, model, model_file)
+        return super()._load_as_safetensor(model, model_file, map_location, strict)  # type: ignore[misc]
+
+    def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
+        """SMP's card, under the license of the weights (`license`, Apache-2.0 if left out), importing this package."""
+        license_id = kwargs.pop("license", LICENSE)
+        card = super().generate_model_card(*args, **kwargs)  # type: ignore[misc]
+        card.data.license = license_id
+        card.data.tags = sorted({*card.data.tags, "timm_layeract"})
+        imports = "import segmentation_models_pytorch as smp"
+        card.text = card.text.replace(imports, f"{imports}\nimport timm_layeract  # registers {type(self).__name__}", 1)
+        return card
+
+
+def _variant(architecture: type[SegmentationModel]) -> type[SegmentationModel]:
+    """A subclass of an SMP architecture that takes `encoder_activation` and `decoder_activation` and records them."""
+    name = f"LayerAct{architecture.__name__}"
+    *own, rest = inspect.signature(architecture.__init__).parameters.values()
+    added = [
+        inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=None)
+        for key in ("encoder_activation", "decoder_activation", FINGERPRINT_KEY)
+    ]
+
+    def __init__(
+        self: Any,
+        *args: Any,
+        encoder_activation: str | None = None,
+        decoder_activation: str | None = None,
+        activations: Mapping[str, str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        architecture.__init__(self, *args, **kwargs)
+        self._swap(encoder_activation, decoder_activation)
+        if activations:
+            check_fingerprint(activations, self, "config.json")
+
+    # SMP and huggingface_hub read arguments and defaults off the signature.
+    __init__.__signature__ = inspect.Signature([*own, *added, rest])  # type: ignore[attr-defined]
+    doc = f"""SMP's `{architecture.__name__}` with other activations; arguments as there, and:
+
+    Args:
+        encoder_activation: Registered name of the encoder's activation; None for the encoder's own. An encoder that
+            runs LayerAct already keeps it.
+        decoder_activation: Registered name of the decoder's activation; None for SMP's own.
+        activations: Fingerprint from a saved config.json, which the network is compared with.
+    """
+    body = {"__init__": __init__, "__doc__": doc, "__module__": __name__}
+    return type(name, (RecordsActivations, architecture), body)
+
+
+_VARIANTS: dict[str, Any] = {
+    name: _variant(architecture) for name, architecture in smp.MODEL_ARCHITECTURES_MAPPING.items()
+}
+
+
+def create_model(
+    arch: str, encoder_activation: str | None = None, decoder_activation: str | None = None, **kwargs: Any
+) -> SegmentationModel:
+    """`smp.create_model` for any of SMP's architectures, with other activations.
+
+    Args:
+        arch: Name of SMP's: ``"fpn"``, ``"deeplabv3plus"``, ...
+        encoder_activation: Registered name of the encoder's activation; None for the encoder's own.
+        decoder_activation: Registered name of the decoder's; None for SMP's own.
+        **kwargs: As `smp.create_model`: ``encoder_name``, ``encoder_weights``, ``in_channels``, ``classes``, ...
+
+    Raises:
+        UserError: No such architecture.
+    """
+    if arch.lower() not in _VARIANTS:
+        raise UserError(f"SMP has no architecture {arch!r}; {did_you_mean(arch.lower(), _VARIANTS)}")
+    variant = _VARIANTS[arch.lower()]
+    return variant(encoder_activation=encoder_activation, decoder_activation=decoder_activation, **kwargs)
+
+
+for _class in _VARIANTS.values():
+    setattr(sys.modules[__name__], _class.__name__, _class)  # where pickle looks
+    setattr(smp, _class.__name__, _class)  # where smp.from_pretrained looks
+for _name in NAMED:
+    for _suffix, _activation in ACTIVATIONS.items():
+        _both = dict(encoder_activation=_activation, decoder_activation=_activation)
+        smp.MODEL_ARCHITECTURES_MAPPING[f"{_name}{_suffix}"] = partial(_VARIANTS[_name], **_both)
