@@ -9,7 +9,7 @@ from pathlib import Path
 
 from timm_layeract.evaluation.plots import plot_categories
 from timm_layeract.evaluation.report import provenance, summary_table
-from timm_layeract.manifest import WEIGHTS_DIR, over_seeds, read_manifest, training_length
+from timm_layeract.manifest import WEIGHTS_DIR, monitor_of, over_seeds, read_manifest, training_length
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -20,17 +20,22 @@ ROBUSTNESS = json.loads((WEIGHTS_DIR / "robustness.json").read_text())
 def models() -> str:
     """The trained models as a Markdown table."""
     rows = [
-        "| model | data | test top-1 | mean ± deviation over seeds | held-out top-1 | parameters | file | recipe |",
+        "| model | data | test | mean ± deviation over seeds | held out | parameters | file | recipe |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for name, entry in read_manifest().items():
         rows.append(
-            f"| `{name}` | {entry['data']['name']} | {entry['test']['top1']:.2f} % | "
-            f"{over_seeds(entry) or '-'} | {entry['validation']['top1']:.2f} % | "
-            f"{entry['parameters']:,} | {entry['bytes'] / 2**20:.1f} MiB | "
+            f"| `{name}` | {entry['data']['name']} | {figure(entry['test'])} | {over_seeds(entry) or '-'} | "
+            f"{figure(entry['validation'])} | {entry['parameters']:,} | {entry['bytes'] / 2**20:.1f} MiB | "
             f"`{entry['recipe']['name']}`, {training_length(entry['recipe'])}, seed {entry['recipe']['seed']} |"
         )
     return "\n".join(rows)
+
+
+def figure(results: dict[str, float]) -> str:
+    """The figure that a task is judged by: top-1 accuracy, or intersection over union."""
+    called = {"top1": "top-1", "iou": "IoU"}[monitor_of(results)]
+    return f"{results[monitor_of(results)]:.2f} % {called}"
 
 
 def robustness() -> str:

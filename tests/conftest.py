@@ -49,9 +49,20 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.fixture
 def cifar10() -> Path:
     """Folder of the real CIFAR-10 (JPEG), or a skip that says so."""
-    folder = SHARED_DATA / "cifar10"
+    return shared_data("cifar10", "CIFAR-10")
+
+
+@pytest.fixture
+def nuclei() -> Path:
+    """Folder of the real nuclei with masks, or a skip that says so."""
+    return shared_data("nuclei", "nuclei")
+
+
+def shared_data(name: str, called: str) -> Path:
+    """A folder of real data, or a skip."""
+    folder = SHARED_DATA / name
     if not folder.is_dir():
-        pytest.skip(f"no CIFAR-10 in {folder.parent.name}/{folder.name}")
+        pytest.skip(f"no {called} in {folder.parent.name}/{folder.name}")
     return folder
 
 

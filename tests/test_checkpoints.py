@@ -13,10 +13,14 @@ from torch import nn
 import timm_layeract
 from timm_layeract.checkpoints import embed_checkpoint, save_pretrained, stored_fingerprint
 from timm_layeract.data.augment import normalize
+from timm_layeract.data.masks import load_mask_splits
 from timm_layeract.data.sources import load_splits
 from timm_layeract.errors import UserError
 from timm_layeract.fingerprint import ActivationMismatchError, activation_fingerprint
 from timm_layeract.manifest import WEIGHTS_DIR, read_manifest
+from timm_layeract.prediction.files import load_segmenter
+
+from .overlap import mask_overlap
 
 
 def logits(model: nn.Module, side: int = 32) -> torch.Tensor:
@@ -120,6 +124,21 @@ def test_embedding_a_checkpoint(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.partial"))
 
 
+def test_large_weights_are_embedded_in_half_precision(tmp_path: Path) -> None:
+    model = timm.create_model("unet_lasilu")
+    embed_checkpoint(model, "mine", {"label_names": ["nucleus"]}, tmp_path)
+    entry = read_manifest(tmp_path)["unet_lasilu.mine"]
+    path = tmp_path / entry["file"]
+    assert entry["bytes"] == path.stat().st_size < 2.1 * entry["parameters"]
+    with safe_open(path, framework="pt") as file:
+        for key, value in model.state_dict().items():
+            stored = file.get_tensor(key)
+            assert stored.dtype == (torch.float16 if value.dim() == 4 else value.dtype)
+            torch.testing.assert_close(stored.to(value.dtype), value, rtol=1e-3, atol=1e-6)
+    loaded = timm.create_model("unet_lasilu", pretrained=True, pretrained_cfg_overlay={"file": str(path)})
+    assert {parameter.dtype for parameter in loaded.parameters()} == {torch.float32}
+
+
 @pytest.mark.parametrize("name", sorted(read_manifest()))
 def test_embedded_weights_are_what_the_manifest_says(name: str) -> None:
     entry = read_manifest()[name]
@@ -152,6 +171,17 @@ def test_embedded_weights_score_what_the_manifest_says(name: str, cifar10: Path)
         ]
     # the run evaluated under its own autocast, this is float32: a few of 10,000 images may fall differently
     assert 100 * float(torch.cat(hits).double().mean()) == pytest.approx(entry["test"]["top1"], abs=0.15)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(name for name in read_manifest() if name.endswith(".nuclei")))
+def test_embedded_segmentation_weights_score_what_the_manifest_says(name: str, nuclei: Path) -> None:
+    segmenter, entry = load_segmenter(name), read_manifest()[name]
+    test = load_mask_splits(str(nuclei), progress=False)["test"]
+    assert test.sha256() == entry["data"]["test_sha256"]
+    both, either = mask_overlap(segmenter, test)
+    # evaluated under the run's autocast and before its weights were rounded to float16
+    assert 100 * both / either == pytest.approx(entry["test"]["iou"], abs=0.3)
 
 
 def test_the_untagged_name_loads_the_embedded_weights() -> None:

@@ -48,6 +48,8 @@ KEPT_CFG = (
     "classifier",
     "license",
 )
+# Above this, embedded weights are kept in float16.
+LARGE = 16 * 2**20
 # Left in a swapped stock model's arguments by `swap_activations`, so that timm's own saving refuses it.
 SWAP_MARK = "swapped_activations"
 
@@ -74,9 +76,14 @@ def stored_fingerprint(source: str | Path) -> Fingerprint | None:
         return parse_fingerprint(stored, str(path))  # which no text is
 
 
-def save_weights(model: nn.Module, path: Path) -> None:
-    """Write a model's state dict as safetensors with its activation fingerprint as metadata, whole or not at all."""
+def save_weights(model: nn.Module, path: Path, half: bool = False) -> None:
+    """Write a model's state dict as safetensors with its activation fingerprint as metadata, whole or not at all.
+
+    `half` keeps the weights of convolutions and linear layers in float16, half the size; they load as float32.
+    """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    if half:
+        tensors = {name: tensor.half() if tensor.dim() > 1 else tensor for name, tensor in tensors.items()}
     metadata = {"format": "pt", FINGERPRINT_KEY: json.dumps(activation_fingerprint(model))}
     partial = path.with_name(f"{path.name}.partial")
     save_file(tensors, partial, metadata=metadata)
@@ -150,6 +157,8 @@ def _rebuild(model: nn.Module) -> nn.Module:
 def embed_checkpoint(model: nn.Module, tag: str, entry: dict[str, Any], directory: Path = WEIGHTS_DIR) -> str:
     """Put a trained model's weights among those that ship with the package, and its entry into the manifest.
 
+    Weights of more than 16 MiB are kept in float16.
+
     Args:
         model: timm model of a registered architecture.
         tag: Names the weights: ``cifar10`` in ``resnet20_lasilu.cifar10``.
@@ -164,7 +173,8 @@ def embed_checkpoint(model: nn.Module, tag: str, entry: dict[str, Any], director
     name = f"{cfg['architecture']}.{tag}"
     path = directory / f"{name}.safetensors"
     directory.mkdir(parents=True, exist_ok=True)
-    save_weights(model, path)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    save_weights(model, path, half=4 * parameters > LARGE)
     stored = load_file(path)
     published = deepcopy(built).cpu().float()
     published.load_state_dict(stored)
@@ -173,7 +183,7 @@ def embed_checkpoint(model: nn.Module, tag: str, entry: dict[str, Any], director
         "file": path.name,
         "sha256": file_sha256(path),
         "bytes": path.stat().st_size,
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "parameters": parameters,
         "dtype": str(stored[next(name for name, _ in model.named_parameters())].dtype).removeprefix("torch."),
         "activations": activation_fingerprint(model),
         "pretrained_cfg": {

@@ -17,6 +17,7 @@ __all__ = [
     "WEIGHTS_DIR",
     "check_manifest",
     "find_entry",
+    "monitor_of",
     "over_seeds",
     "pretrained_cfgs",
     "read_data_sets",
@@ -74,9 +75,14 @@ def training_length(recipe: Mapping[str, Any]) -> str:
     return f"{recipe['epochs']} epochs" if recipe["epochs"] else f"{recipe['steps']:,} steps"
 
 
+def monitor_of(figures: Mapping[str, Any]) -> str:
+    """Which of a task's figures it is judged by: ``top1``, or ``iou`` of segmentation."""
+    return "iou" if "iou" in figures else "top1"
+
+
 def over_seeds(entry: Mapping[str, Any]) -> str | None:
-    """Test accuracy as ``88.10 ± 0.21 (3)``: mean, deviation and number of seeds; None for a single one."""
-    scores = [seed["test"]["top1"] for seed in entry.get("seeds", [])]
+    """The test figure as ``88.10 ± 0.21 (3)``: mean, deviation and number of seeds; None for a single one."""
+    scores = [seed["test"][monitor_of(seed["test"])] for seed in entry.get("seeds", [])]
     if len(scores) < 2:
         return None
     return f"{statistics.mean(scores):.2f} ± {statistics.stdev(scores):.2f} ({len(scores)})"

@@ -12,14 +12,19 @@ Data = Annotated[
         "--data",
         "-d",
         help="Folder of parquet files (train-*.parquet, test-*.parquet), folder of images (train/CLASS/*.png or "
-        "CLASS/*.png), or id of a data set on the Hub (uoft-cs/cifar10).",
+        "CLASS/*.png), or id of a data set on the Hub (uoft-cs/cifar10). For segmentation, parquet files or a data set "
+        "with an image and a mask column, or a folder of images/NAME.png and masks/NAME.png.",
     ),
 ]
 Output = Annotated[
     Path | None, typer.Option("--output", "-o", help="New folder for log, checkpoints, model and result.")
 ]
+Task = Annotated[
+    str | None,
+    typer.Option(help="classification, or segmentation of images with masks; that of the recipe if left out."),
+]
 RecipeName = Annotated[
-    str, typer.Option("--recipe", "-r", help="Recipe of ours (`layeract recipes` lists them) or a YAML file.")
+    str | None, typer.Option("--recipe", "-r", help="Recipe of ours (`layeract recipes` lists them) or a YAML file.")
 ]
 Settings = Annotated[
     list[str] | None,

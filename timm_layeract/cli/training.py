@@ -22,6 +22,7 @@ from .options import (
     Resume,
     Seed,
     Settings,
+    Task,
     Tracker,
     Workers,
 )
@@ -31,7 +32,8 @@ def train(
     model: Model,
     data: Data,
     output: Output = None,
-    recipe: RecipeName = "cifar10_resnet",
+    task: Task = None,
+    recipe: RecipeName = None,
     settings: Settings = None,
     epochs: Epochs = None,
     lr: LearningRate = None,
@@ -46,7 +48,7 @@ def train(
     workers: Workers = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Train a network from its initialisation.
+    """Train a network from its initialisation, by the recipe cifar10_resnet, or segmentation_fast with --task.
 
     A tenth of the training images is held out and chooses the best epoch; the test split is read once, at the end.
 
@@ -56,13 +58,14 @@ def train(
     overrides = dict(epochs=epochs, lr=lr, adversarial=adversarial, batch_size=batch_size, seed=seed)
     logistics = dict(resume=resume, tracker=tracker, checkpoint_steps=checkpoint_steps, workers=workers)
     what = dict(num_classes=num_classes, pretrained=False)
-    _train(model, data, output, recipe, settings, overrides, what, dry_run, data_name=data_name, **logistics)
+    _train(model, data, output, task, recipe, settings, overrides, what, dry_run, data_name=data_name, **logistics)
 
 
 def finetune(
     model: Model,
     data: Data,
     output: Output = None,
+    task: Task = None,
     recipe: RecipeName = "finetune",
     settings: Settings = None,
     epochs: Epochs = None,
@@ -85,7 +88,7 @@ def finetune(
     overrides = dict(epochs=epochs, lr=lr, adversarial=adversarial, batch_size=batch_size, seed=seed)
     logistics = dict(resume=resume, tracker=tracker, checkpoint_steps=checkpoint_steps, workers=workers)
     what = dict(pretrained=True)
-    _train(model, data, output, recipe, settings, overrides, what, dry_run, data_name=data_name, **logistics)
+    _train(model, data, output, task, recipe, settings, overrides, what, dry_run, data_name=data_name, **logistics)
 
 
 def recipes() -> None:
@@ -95,7 +98,7 @@ def recipes() -> None:
     for name in list_recipes():
         recipe = load_recipe(name)
         length = f"{recipe.epochs} epochs" if recipe.epochs else f"{recipe.steps} steps"
-        typer.echo(f"{name:16} {length:>12}  {recipe.schedule:10} lr {recipe.lr:<7g} {recipe.source}")
+        typer.echo(f"{name:18} {length:>12}  {recipe.schedule:10} lr {recipe.lr:<7g} {recipe.source}")
 
 
 def runs(
@@ -131,7 +134,8 @@ def _train(
     model: str,
     data: str,
     output: Path | None,
-    recipe: str,
+    task: str | None,
+    recipe: str | None,
     settings: list[str] | None,
     overrides: dict[str, Any],
     what: dict[str, Any],
@@ -141,13 +145,17 @@ def _train(
     import timm_layeract  # noqa: F401  (registers the models)
 
     from ..training import run
-    from ..training.recipe import load_recipe
+    from ..training.recipe import list_recipes, load_recipe
 
     changes = _parse_settings(settings or [])
     twice = [key for key, value in overrides.items() if value is not None and key in changes]
     if twice:
         raise UserError(f"{twice[0]} is given twice, as --{twice[0].replace('_', '-')} and by --set.")
+    recipe = recipe or ("segmentation_fast" if task == "segmentation" else "cifar10_resnet")
     resolved = load_recipe(recipe, **{**overrides, **changes})
+    if task not in (None, resolved.task):
+        fitting = [name for name in list_recipes() if load_recipe(name).task == task]
+        raise UserError(f"Recipe {resolved.name} is for {resolved.task}; for {task}: {', '.join(fitting) or 'none'}.")
     if dry_run:
         typer.echo(run.dry_run(model, resolved, data, **what))
     elif output is None:

@@ -23,10 +23,11 @@ from torch import Tensor
 
 from ..errors import UserError
 
-__all__ = ["ImageSplit", "Split", "StoredSplit", "holdout", "load_splits", "load_test_split"]
+__all__ = ["ImageSplit", "Split", "StoredSplit", "holdout", "load_splits", "load_test_split", "open_data_set"]
 
 # A decoded split larger than this stays on disk: it would not fit beside a network on an ordinary machine.
 MAX_BYTES = 16 * 2**30
+TEST_NAMES = ("test", "validation", "valid", "val")  # the first that a data set has is its test split
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ def load_splits(
     Raises:
         UserError: No such folder or data set, no image or label column, no training split, unreadable images.
     """
-    loaded = _open(source)
+    loaded = open_data_set(source)
     test_name = _test_name(loaded)
     if "train" not in loaded:
         raise UserError(f"{source} has no 'train' split, only {', '.join(loaded)}; name the training files train*.")
@@ -161,7 +162,7 @@ def load_test_split(source: str, image_size: tuple[int, int], progress: bool = T
         UserError: No such folder or data set, no image or label column, no split to test on, unreadable images, or
             more than fit into memory.
     """
-    loaded = _open(source)
+    loaded = open_data_set(source)
     name = _test_name(loaded) or (next(iter(loaded)) if len(loaded) == 1 else None)
     if name is None:
         raise UserError(f"{source} has no test split, only {', '.join(loaded)}; name the test files test*.")
@@ -172,10 +173,10 @@ def load_test_split(source: str, image_size: tuple[int, int], progress: bool = T
 
 
 def _test_name(loaded: datasets.DatasetDict) -> str | None:
-    return next((name for name in ("test", "validation", "valid", "val") if name in loaded), None)
+    return next((name for name in TEST_NAMES if name in loaded), None)
 
 
-def _open(source: str) -> datasets.DatasetDict:
+def open_data_set(source: str) -> datasets.DatasetDict:
     """Open a folder or a Hub data set without decoding any image."""
     folder = Path(source)
     if folder.is_dir():

@@ -217,7 +217,7 @@ class Trainer:
         network = self.evaluated.eval()
         process, processes = self.accelerator.process_index, self.accelerator.num_processes
         rows = range(process, len(data), processes)  # type: ignore[arg-type]
-        size = max(1, 4 * self.recipe.batch_size // processes)
+        size = 1 if self.task.one_by_one else max(1, 4 * self.recipe.batch_size // processes)
         sums = None
         with torch.no_grad(), self.accelerator.autocast():
             for batch in self._load(data, [list(rows[start : start + size]) for start in range(0, len(rows), size)]):

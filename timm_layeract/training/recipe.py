@@ -27,12 +27,13 @@ class Recipe:
     Attributes:
         name: Name in results; the file's stem.
         source: Where the recipe comes from: a paper and section, or our own.
+        task: ``classification`` of images, or ``segmentation``, a class for each pixel.
         epochs: Passes over the training images; None where `steps` says how long the run is.
         steps: Optimizer steps in all; None where `epochs` says how long the run is.
         batch_size: Images in one optimizer step, over all processes together.
         accumulate: Parts that a process takes its share of a batch in, where memory does not hold it at once.
         seed: Of initialisation, held-out images, order and augmentation.
-        optimizer: ``sgd`` (with `momentum`, optionally `nesterov`) or ``adamw``.
+        optimizer: ``sgd`` (with `momentum`, optionally `nesterov`), ``adam`` or ``adamw``.
         lr: Peak learning rate.
         momentum: Of SGD.
         nesterov: Nesterov's variant of momentum.
@@ -51,7 +52,7 @@ class Recipe:
         ten_crop: (H, W) that test images are resized to, of which ten crops of the input's size are averaged (corners
             and centre, and mirrored; Krizhevsky et al. 2012); None for one look at the whole image.
         padding: Pixels of padding for the random crop.
-        flip: Mirror half of the images.
+        flip: Mirror half of the images; in segmentation, turn them too.
         random_erasing: Probability that a rectangle of an image becomes the mean colour (Zhong et al. 2017).
         adversarial: Train on images that an attack has made (``fgsm``, or ``pgd`` with 7 steps; Madry et al. 2018), or
             ``none``.
@@ -61,12 +62,13 @@ class Recipe:
 
     name: str = "custom"
     source: str = ""
+    task: Literal["classification", "segmentation"] = "classification"
     epochs: int | None = None
     steps: int | None = None
     batch_size: int = 128
     accumulate: int = 1
     seed: int = 11
-    optimizer: Literal["sgd", "adamw"] = "sgd"
+    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
     lr: float = 0.1
     momentum: float = 0.9
     nesterov: bool = False

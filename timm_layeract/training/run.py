@@ -2,7 +2,8 @@
 
 Imports timm, `checkpoints`, `data` and its siblings. A run's folder holds run.json (what it is), log.jsonl (a line an
 epoch), checkpoints/ and best.safetensors while it goes; at its end also model/ (Hub layout), result.json, which is the
-same whenever and wherever the run is repeated, environment.json (device, versions, time taken) and curve.png.
+same whenever and wherever the run is repeated, environment.json (device, versions, time taken) and curve.png;
+of segmentation also examples.png, held-out images with their masks.
 """
 
 import json
@@ -21,7 +22,7 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from accelerate.utils import set_seed
 
 from ..checkpoints import save_pretrained
-from ..data.sources import Split, holdout, load_splits
+from ..data.sources import Split, holdout
 from ..errors import UserError, did_you_mean
 from ..files import write_json
 from ..fingerprint import activation_fingerprint
@@ -30,11 +31,14 @@ from .engine import EpochRecord, Trainer, process_state
 from .folder import check_output, own_folder
 from .progress import show_figures
 from .recipe import Recipe
+from .segmentation import Segmentation
 from .tasks import Classification
 
 __all__ = ["create_network", "dry_run", "train", "train_on"]
 
 Report = Callable[[str], None]
+
+TASKS: dict[str, Any] = {"classification": Classification, "segmentation": Segmentation}  # by a recipe's `task`
 
 
 def train(
@@ -89,7 +93,7 @@ def prepare(
     size = recipe.image_size or tuple(timm.get_pretrained_cfg(model_name).input_size[1:])  # type: ignore[union-attr]
     state = process_state()
     with state.main_process_first():  # the first to read fills the cache that the others read
-        splits = load_splits(data, size, recipe.ten_crop, progress=progress and state.is_main_process)
+        splits = TASKS[recipe.task].splits(data, recipe, size, progress and state.is_main_process)
     set_seed(recipe.seed)
     return create_network(model_name, pretrained, num_classes or len(splits["train"].classes)), splits
 
@@ -137,7 +141,7 @@ def train_on(
         "activations": activation_fingerprint(model),
         "started_from": started_from,
         "recipe": recipe.to_dict(),
-        "monitor": Classification.monitor,
+        "monitor": TASKS[recipe.task].monitor,
         "processes": state.num_processes,
         "data": {
             "name": data_name,
@@ -151,7 +155,7 @@ def train_on(
     trainer = Trainer(
         model,
         recipe,
-        Classification(model, recipe, train_split),
+        TASKS[recipe.task](model, recipe, train_split),
         training,
         validation,
         output,
@@ -177,6 +181,7 @@ def train_on(
         result = _finish(trainer, identity, test_split)
         if state.is_main_process:
             save_pretrained(trainer.evaluated, output / "model", train_split.classes)
+            trainer.task.illustrate(trainer.evaluated, validation, output / "examples.png")
             plot_curves(trainer.history, trainer.best.epoch, trainer.task.monitor, output / "curve.png")
             say(_summary(result, output))
         state.wait_for_everyone()
@@ -190,7 +195,7 @@ def dry_run(
     """What `train` would do, for a person to read: recipe, model, steps, and time by running a few steps of it."""
     model, splits = prepare(model_name, recipe, data, pretrained, num_classes, progress=True)
     training, validation = holdout(splits["train"], recipe.validation_fraction, recipe.seed)
-    task = Classification(model, recipe, splits["train"])
+    task = TASKS[recipe.task](model, recipe, splits["train"])
     parameters = sum(parameter.numel() for parameter in model.parameters())
     trainer = Trainer(model, recipe, task, training, validation, Path(), workers=splits["train"].workers)
     seconds = trainer.time_step(steps)

@@ -3,7 +3,8 @@
 Imports torch, `attacks` and `data`.
 """
 
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -13,8 +14,9 @@ from torchvision.transforms.functional import ten_crop
 
 from ..attacks import fgsm, pgd
 from ..data.augment import SampleRandom, normalize, random_crop_flip, random_erase
-from ..data.sources import Split
+from ..data.sources import Split, load_splits
 from ..errors import UserError
+from ..models.unet_layeract import UNet, UNetPlusPlus
 from .recipe import Recipe
 
 __all__ = ["Classification", "Task"]
@@ -27,9 +29,17 @@ class Task(Protocol):
 
     Attributes:
         monitor: Figure that chooses the best epoch on held-out data; higher is better.
+        one_by_one: Samples have sizes of their own: evaluation takes each alone.
+        input_size: (H, W) of what the network is trained on.
     """
 
     monitor: str
+    one_by_one: bool
+    input_size: tuple[int, int]
+
+    @staticmethod
+    def splits(source: str, recipe: Recipe, input_size: tuple[int, int], progress: bool) -> dict[str, Any]:
+        """The data set by name: ``"train"`` and perhaps ``"test"``, each a map-style data set with `__getitems__`."""
 
     def inputs(self, batch: tuple[Tensor, ...], random: SampleRandom | None) -> tuple[Tensor, Tensor]:
         """Network inputs and targets from what the split hands out, augmented where `random` is given."""
@@ -46,6 +56,9 @@ class Task(Protocol):
     def summarise(self, means: list[float]) -> dict[str, float]:
         """Figures by name, from the K means: ``loss``, and percentages, among them the monitor."""
 
+    def illustrate(self, network: nn.Module, data: Any, path: Path) -> None:
+        """Save a picture of what the network makes of some held-out samples, if there is anything to see."""
+
 
 class Classification:
     """Cross-entropy on labelled images; top-1 accuracy in percent.
@@ -56,12 +69,15 @@ class Classification:
         splits: Whose labels must fit the model's head.
 
     Raises:
-        UserError: Labels outside the head's classes.
+        UserError: Labels outside the head's classes, a segmentation network.
     """
 
     monitor = "top1"
+    one_by_one = False
 
     def __init__(self, model: nn.Module, recipe: Recipe, *splits: Split) -> None:
+        if isinstance(model, UNet | UNetPlusPlus):
+            raise UserError(f"{type(model).__name__} is a segmentation network: train it with --task segmentation.")
         self.model, self.recipe = model, recipe
         data_config = resolve_model_data_config(model)
         self.mean, self.std = data_config["mean"], data_config["std"]
@@ -73,6 +89,11 @@ class Classification:
                     f"The data has labels up to {highest} ({len(split.classes)} classes), the model's head has "
                     f"{model.num_classes}; leave --num-classes out, or give at least {len(split.classes)}."
                 )
+
+    @staticmethod
+    def splits(source: str, recipe: Recipe, input_size: tuple[int, int], progress: bool) -> dict[str, Split]:
+        """The data set, decoded at the size that the network takes."""
+        return load_splits(source, input_size, recipe.ten_crop, progress)
 
     def inputs(self, batch: tuple[Tensor, ...], random: SampleRandom | None) -> tuple[Tensor, Tensor]:
         images, labels = batch
@@ -125,3 +146,6 @@ class Classification:
 
     def summarise(self, means: list[float]) -> dict[str, float]:
         return {"loss": means[0], "top1": 100 * means[1]}
+
+    def illustrate(self, network: nn.Module, data: Split, path: Path) -> None:
+        """Nothing: the figures say it all."""

@@ -1,0 +1,148 @@
+"""Images with masks: a Hub data set, a folder of parquet files, or a folder of images and masks, each of its own size.
+
+Imports datasets, torch, `data.images` and `data.sources`. A split is held in memory, decoded once.
+"""
+
+import hashlib
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import datasets
+import torch
+from rich.progress import track
+from torch import Tensor
+
+from ..errors import UserError
+from .images import image_files, read_image, read_mask
+from .sources import MAX_BYTES, TEST_NAMES, open_data_set
+
+__all__ = ["MaskSplit", "load_mask_splits"]
+
+File = tuple[Path | bytes, str]  # an encoded image, and what errors call it
+MASK_WORDS = ("mask", "label", "annotation", "segmentation")  # in the name of a column of masks
+
+
+@dataclass(frozen=True)
+class MaskSplit(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
+    """Images and their masks in memory; a torch dataset that hands out lists, as sizes differ.
+
+    Attributes:
+        images: uint8, each ``(3, H, W)``.
+        masks: uint8 of zeros and ones, each ``(H, W)`` of its image.
+        classes: Name of the foreground.
+    """
+
+    workers: ClassVar[int] = 0  # data in memory is read fastest by the process that needs it
+
+    images: tuple[Tensor, ...]
+    masks: tuple[Tensor, ...]
+    classes: tuple[str, ...] = ("foreground",)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.images[index], self.masks[index]
+
+    def __getitems__(self, indices: Sequence[int]) -> tuple[list[Tensor], list[Tensor]]:
+        return [self.images[index] for index in indices], [self.masks[index] for index in indices]
+
+    def take(self, indices: Tensor) -> "MaskSplit":
+        """The split of these rows only."""
+        images, masks = self.__getitems__(indices.tolist())
+        return MaskSplit(tuple(images), tuple(masks), self.classes)
+
+    def sha256(self) -> str:
+        """Hash of the decoded pixels and masks with their sizes, the data's identity in results."""
+        digest = hashlib.sha256()
+        for tensor in (*self.images, *self.masks):
+            digest.update(str(tuple(tensor.shape)).encode())
+            digest.update(tensor.numpy().tobytes())
+        return digest.hexdigest()
+
+
+def load_mask_splits(source: str, progress: bool = True) -> dict[str, MaskSplit]:
+    """Read a data set of images with binary masks and decode it.
+
+    Args:
+        source: Folder of ``images/NAME.png`` with ``masks/NAME.png`` (any suffix, the same stem), or such folders
+            named train and test; folder of parquet files named after their split; or Hub data set id. Of a data set
+            the mask is the image column called mask, label, annotation or segmentation.
+        progress: Show a progress bar while decoding.
+
+    Returns:
+        ``"train"`` and, where the data set has a test split (or only a validation split), ``"test"``.
+
+    Raises:
+        UserError: No such folder or data set, no training split, an image without mask, a mask of another size or
+            with more than two values, files that cannot be read.
+    """
+    folder = Path(source)
+    pairs = _folder_pairs(folder) if folder.is_dir() else None
+    if pairs is None:
+        loaded = open_data_set(source)
+        pairs = {name: list(_pairs(split, f"{source} {name}")) for name, split in loaded.items()}
+    if "train" not in pairs:
+        raise UserError(f"{source} has no 'train' split, only {', '.join(pairs)}; name the training files train*.")
+    test_name = next((name for name in TEST_NAMES if name in pairs), None)
+    wanted = {"train": "train", **({"test": test_name} if test_name else {})}
+    return {name: _decode(pairs[split], source, progress) for name, split in wanted.items()}
+
+
+def _folder_pairs(folder: Path) -> dict[str, list[tuple[File, File]]] | None:
+    """Image and mask files by split; None where the folder has no ``images`` folder."""
+    splits = {"train": folder} if (folder / "images").is_dir() else {}
+    splits.update({path.parent.name: path.parent for path in sorted(folder.glob("*/images"))})
+    if not splits:
+        return None
+    pairs: dict[str, list[tuple[File, File]]] = {}
+    for name, split in splits.items():
+        if not (split / "masks").is_dir():
+            raise UserError(f"{split} has a folder of images and none of masks; put each mask into masks/NAME.png.")
+        masks = {path.stem: path for path in image_files(split / "masks")}
+        images = image_files(split / "images")
+        lone = next((path for path in images if path.stem not in masks), None)
+        if lone or not images:
+            raise UserError(f"{lone} has no mask masks/{lone.stem}.png." if lone else f"{split / 'images'} is empty.")
+        pairs[name] = [((path, str(path)), (masks[path.stem], str(masks[path.stem]))) for path in images]
+    return pairs
+
+
+def _pairs(split: datasets.Dataset, where: str) -> Iterable[tuple[File, File]]:
+    """Encoded images and masks of a data set."""
+    columns = [name for name, feature in split.features.items() if isinstance(feature, datasets.Image)]
+    masks = [name for name in columns if any(word in name.lower() for word in MASK_WORDS)]
+    images = [name for name in columns if name not in masks]
+    if not (masks and images):
+        raise UserError(f"{where} needs an image column and one called mask; its image columns are {columns}.")
+    files = split.select_columns([images[0], masks[0]])
+    for column in (images[0], masks[0]):
+        files = files.cast_column(column, datasets.Image(decode=False))
+    for index, row in enumerate(files):
+        names = (f"{where} number {index}", f"of {where} number {index}")
+        image, mask = (
+            (row[column]["bytes"] or Path(row[column]["path"]), name)
+            for column, name in zip((images[0], masks[0]), names, strict=True)
+        )
+        yield image, mask
+
+
+def _decode(pairs: Sequence[tuple[File, File]], source: str, progress: bool) -> MaskSplit:
+    images, masks, size = [], [], 0
+    shown = progress and sys.stdout.isatty()
+    for image_file, mask_file in track(pairs, f"decoding {len(pairs)} images", disable=not shown, transient=True):
+        image, mask = read_image(*image_file), read_mask(*mask_file)
+        if image.shape[-2:] != mask.shape:
+            raise UserError(
+                f"Mask {mask_file[1]} has {mask.shape[0]}x{mask.shape[1]} pixels, its image "
+                f"{image.shape[1]}x{image.shape[2]}."
+            )
+        size += image.numel() + mask.numel()
+        if size > MAX_BYTES:
+            raise UserError(f"{source} decodes to more than the {MAX_BYTES / 2**30:.0f} GiB that are held in memory.")
+        images.append(image)
+        masks.append(mask)
+    return MaskSplit(tuple(images), tuple(masks))
