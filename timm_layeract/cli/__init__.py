@@ -10,6 +10,7 @@ from .analyze import app as analyze
 from .evaluation import corrupt, robustness, shifts, significance
 from .hub import convert, download, info, list_, publish
 from .measures import convergence, r_score
+from .predict import predict
 from .training import embed, finetune, recipes, runs, train
 
 # What only the extra `eval` installs.
@@ -20,10 +21,10 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
-    help="Layer-level activations for timm: train and fine-tune networks that run them, get and publish trained ones.",
+    help="Layer-level activations for timm: train, tune and use networks that run them, get and publish trained ones.",
 )
 COMMANDS = (
-    *(train, finetune, recipes, runs, embed, list_, info, download, convert, publish, r_score, convergence),
+    *(train, finetune, recipes, runs, embed, predict, list_, info, download, convert, publish, r_score, convergence),
     *(robustness, corrupt, significance, shifts),
 )
 for command in COMMANDS:

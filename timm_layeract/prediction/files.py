@@ -1,0 +1,181 @@
+"""Segmenting image files: a network by name, images in, masks and pictures of them out. What `layeract predict` runs.
+
+Imports timm, PIL, torchvision, rich, `data` and its sibling `tiles`; segmentation_models_pytorch for its networks.
+"""
+
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from PIL import Image
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, resolve_model_data_config
+from torch import Tensor, nn
+from torchvision.transforms.functional import to_pil_image
+
+from ..data.augment import normalize
+from ..data.images import image_files, read_image
+from ..data.pictures import overlay
+from ..errors import UserError, did_you_mean
+from .tiles import check_tiles, count_tiles, predict_probabilities
+
+__all__ = ["Segmenter", "load_segmenter", "predict_files"]
+
+SMP = "smp:"
+SUFFIXES = (".mask.png", ".overlay.png")  # what is written, and not read again
+
+
+@dataclass(frozen=True)
+class Segmenter:
+    """A segmentation network, ready to use.
+
+    Attributes:
+        model: In evaluation mode, on the accelerator if there is one.
+        mean: Of each input channel, on the scale of 0 to 1.
+        std: Deviation of each input channel.
+        stride: The network halves its input so often: a multiple of it is what it takes best.
+    """
+
+    model: nn.Module
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    stride: int
+
+    def probabilities(
+        self, image: Tensor, tile: int, overlap: int, advance: Callable[[], object] | None = None
+    ) -> Tensor:
+        """uint8 ``(3, H, W)`` to probabilities ``(K, H, W)``, see `tiles.predict_probabilities`."""
+        device = next(self.model.parameters()).device
+        normalised = normalize(image[None].to(device), self.mean, self.std)[0]
+        return predict_probabilities(self.model, normalised, tile, overlap, self.stride, advance)
+
+
+def load_segmenter(name: str) -> Segmenter:
+    """Load a trained network.
+
+    Args:
+        name: timm name with weights (``unet_lasilu.nuclei``), ``local-dir:FOLDER`` or ``hf-hub:ORG/NAME`` of a model
+            saved in timm's layout, or ``smp:FOLDER`` or ``smp:ORG/NAME`` of one saved by segmentation_models_pytorch,
+            which is taken to be trained with ImageNet's mean and deviation, as SMP's encoders are.
+
+    Raises:
+        UserError: No such model, no weights for it, or a network that has no dense output.
+    """
+    device = torch.accelerator.current_accelerator(check_available=True) or "cpu"
+    if name.startswith(SMP):
+        import segmentation_models_pytorch as smp
+
+        model = smp.from_pretrained(name.removeprefix(SMP)).eval().to(device)
+        return Segmenter(model, IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, model.encoder.output_stride)
+    if ":" not in name:
+        if not timm.is_model(name):
+            raise UserError(f"Unknown model {name!r}; {did_you_mean(name.split('.')[0], timm.list_models('unet*'))}")
+        if not timm.models.is_model_pretrained(name):
+            trained = ", ".join(timm.list_models("unet*", pretrained=True)) or "none of ours yet"
+            raise UserError(f"{name} has no trained weights; segmentation networks that have: {trained}.")
+    model = timm.create_model(name, pretrained=True).eval().to(device)
+    config = resolve_model_data_config(model)
+    levels: Any = model.feature_info
+    return Segmenter(model, config["mean"], config["std"], levels[-1]["reduction"])
+
+
+def predict_files(
+    model: str,
+    sources: Iterable[Path],
+    output: Path,
+    *,
+    tile: int = 512,
+    overlap: int = 64,
+    threshold: float = 0.5,
+    pictures: bool = True,
+    progress: bool = True,
+    report: Callable[[str], None] = print,
+) -> list[str]:
+    """Segment images and write ``NAME.mask.png`` (and ``NAME.overlay.png``) for each.
+
+    A mask of one class is 0 and 255; of several, it holds each pixel's class. What cannot be read is reported and the
+    rest goes on.
+
+    Args:
+        model: As `load_segmenter`.
+        sources: Image files, and folders of which all image files are taken.
+        output: Folder of the masks, made if need be; masks of the same name are replaced.
+        tile: Side of the tiles that larger images are cut into.
+        overlap: Pixels that neighbouring tiles share and are blended over.
+        threshold: Probability from which a pixel is foreground, for a network with one class.
+        pictures: Write overlay pictures too.
+        progress: Show progress bars, where the output is a terminal.
+        report: Called with a line for each image.
+
+    Returns:
+        One line for each failure.
+
+    Raises:
+        UserError: The model cannot be loaded or is none of segmentation, or the tiles do not fit it.
+    """
+    segmenter = load_segmenter(model)
+    check_tiles(tile, overlap, segmenter.stride)
+    if output.exists() and not output.is_dir():
+        raise UserError(f"{output} is a file; give --output a folder.")
+    paths, failures = _images(sources)
+    output.mkdir(parents=True, exist_ok=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, transient=True, disable=not (progress and sys.stdout.isatty())) as bars:
+        images, tiles = bars.add_task("images", total=len(paths)), bars.add_task("tiles")
+        for path, image in _read(paths, failures):
+            if image is not None:
+                height, width = image.shape[-2:]
+                bars.reset(tiles, total=count_tiles(height, width, tile, overlap, segmenter.stride))
+                probabilities = segmenter.probabilities(image, tile, overlap, lambda: bars.advance(tiles))
+                mask = classes(probabilities, threshold)
+                _write(image, mask, len(probabilities), output / path.stem, pictures)
+                report(f"{path}: {output / path.stem}{SUFFIXES[0]}")
+            bars.advance(images)
+    return failures
+
+
+def classes(probabilities: Tensor, threshold: float) -> Tensor:
+    """Class of each pixel, uint8 ``(H, W)`` on the CPU: 0 and 1 for one class by threshold, else the likeliest."""
+    chosen = probabilities[0] >= threshold if len(probabilities) == 1 else probabilities.argmax(0)
+    return chosen.to("cpu", torch.uint8)
+
+
+def _images(sources: Iterable[Path]) -> tuple[list[Path], list[str]]:
+    """The files to segment, and a line for each source that gives none."""
+    paths: list[Path] = []
+    failures = []
+    for source in sources:
+        if source.is_dir():
+            found = [path for path in image_files(source) if not path.name.endswith(SUFFIXES)]
+            if not found:
+                failures.append(f"Folder {source} holds no image.")
+            paths += found
+        else:
+            paths.append(source)
+    return paths, failures
+
+
+def _read(paths: Iterable[Path], failures: list[str]) -> Iterator[tuple[Path, Tensor | None]]:
+    """Each path with its image, or with None after adding a line to `failures`."""
+    taken: dict[str, Path] = {}
+    for path in paths:
+        try:
+            if path.stem in taken:
+                raise UserError(f"{path} would overwrite the mask of {taken[path.stem]}: rename one of them.")
+            image = read_image(path)
+            taken[path.stem] = path
+            yield path, image
+        except UserError as error:
+            failures.append(str(error))
+            yield path, None
+
+
+def _write(image: Tensor, mask: Tensor, outputs: int, stem: Path, pictures: bool) -> None:
+    values = mask * 255 if outputs == 1 else mask
+    Image.fromarray(values.numpy()).save(f"{stem}{SUFFIXES[0]}")
+    if pictures:
+        to_pil_image(overlay(image, mask)).save(f"{stem}{SUFFIXES[1]}")
