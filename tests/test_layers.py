@@ -141,12 +141,13 @@ def test_deepcopy_and_pickle(name: str) -> None:
 @by_format
 def test_compiles_without_a_graph_break(name: str, memory_format: torch.memory_format) -> None:
     torch.compiler.reset()
+    torch.manual_seed(0)
     net, x = ConvNet(build(name)), images(2, 3, 16, 18, memory_format=memory_format)
     compiled = torch.compile(net, fullgraph=True, backend="aot_eager")
     expected = torch.autograd.grad(net(x).square().sum(), list(net.parameters()))
     actual = torch.autograd.grad(compiled(x).square().sum(), list(net.parameters()))
     torch.testing.assert_close(compiled(x), net(x))
-    torch.testing.assert_close(actual, expected)
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-4)  # sums over hundreds of positions
 
 
 def dynamic(least: int) -> tuple[dict[int, torch.export.Dim]]:

@@ -14,7 +14,7 @@ from typing import Any
 import timm
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 from timm.models._hub import save_config_for_hf
 from timm.models._input import get_model_args
 from torch import Tensor, nn
@@ -86,8 +86,18 @@ def save_weights(model: nn.Module, path: Path, half: bool = False) -> None:
         tensors = {name: tensor.half() if tensor.dim() > 1 else tensor for name, tensor in tensors.items()}
     metadata = {"format": "pt", FINGERPRINT_KEY: json.dumps(activation_fingerprint(model))}
     partial = path.with_name(f"{path.name}.partial")
-    save_file(tensors, partial, metadata=metadata)
+    partial.write_bytes(_in_order(save(tensors, metadata)))
     partial.replace(path)
+
+
+def _in_order(file: bytes) -> bytes:
+    """A safetensors file with its metadata in order: the library writes it in another one each time."""
+    size = int.from_bytes(file[:8], "little")
+    header = json.loads(file[8 : 8 + size])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the format wants the tensors aligned
+    return len(text).to_bytes(8, "little") + text + file[8 + size :]
 
 
 def save_pretrained(model: nn.Module, directory: str | Path, label_names: tuple[str, ...] | None = None) -> str:
