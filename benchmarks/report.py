@@ -12,6 +12,8 @@ from typing import Any
 import matplotlib.pyplot as plt
 from matplotlib.ticker import NullFormatter
 
+from timm_layeract.figures import save_figure
+
 from .training import BATCH, LEVEL, STEPS
 
 __all__ = ["bars", "load", "write"]
@@ -201,7 +203,8 @@ def plot_bars(lines: list[Line], path: Path) -> None:
     axes.tick_params(axis="y", labelsize=7)
     axes.set_xlabel("ratio of medians (1: as much as what it stands in for)")
     axes.legend(loc="lower right")
-    save(figure, path)
+    save_figure(figure, path)
+    plt.close(figure)
 
 
 def plot_growth(lines: list[Line], path: Path) -> None:
@@ -215,13 +218,7 @@ def plot_growth(lines: list[Line], path: Path) -> None:
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.legend(fontsize=7, title="slope in brackets", title_fontsize=7)
     panels[0].set_ylabel("forward + backward, ms")
-    save(figure, path)
-
-
-def save(figure: plt.Figure, path: Path) -> None:
-    """Write a PNG that is the same for the same data."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110, metadata={"Software": None})
+    save_figure(figure, path)
     plt.close(figure)
 
 

@@ -6,11 +6,11 @@ one run a network and seed, and prints the table; without `--data` it only print
 
 import argparse
 import json
-import statistics
 from pathlib import Path
 from typing import Any
 
 from timm_layeract.errors import UserError
+from timm_layeract.files import mean_and_deviation
 from timm_layeract.training.recipe import load_recipe
 from timm_layeract.training.run import train
 
@@ -68,8 +68,7 @@ def _cell(results: list[dict[str, Any]]) -> str:
     scores = [result["test"]["iou"] for result in results]
     if not scores:
         return "-"
-    spread = f" ± {statistics.stdev(scores):.2f}" if len(scores) > 1 else ""
-    return f"{statistics.mean(scores):.2f}{spread} ({len(scores)})"
+    return f"{mean_and_deviation(scores)} ({len(scores)})"
 
 
 def main() -> None:

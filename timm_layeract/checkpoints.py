@@ -20,6 +20,7 @@ from timm.models._input import get_model_args
 from torch import Tensor, nn
 
 from .errors import UserError
+from .files import write_whole
 from .fingerprint import Fingerprint, activation_fingerprint, fingerprint_mismatches, parse_fingerprint
 from .manifest import HUB_FILE, WEIGHTS_DIR, read_manifest, write_manifest
 from .registry import list_activations
@@ -85,9 +86,7 @@ def save_weights(model: nn.Module, path: Path, half: bool = False) -> None:
     if half:
         tensors = {name: tensor.half() if tensor.dim() > 1 else tensor for name, tensor in tensors.items()}
     metadata = {"format": "pt", FINGERPRINT_KEY: json.dumps(activation_fingerprint(model))}
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_bytes(_in_order(save(tensors, metadata)))
-    partial.replace(path)
+    write_whole(path, _in_order(save(tensors, metadata)))
 
 
 def _in_order(file: bytes) -> bytes:

@@ -2,16 +2,16 @@
 
 `weights/manifest.json` is the one source: timm's configs, the model cards and the README's tables are made from it.
 `weights/manifest.schema.json` says what an entry holds, `weights/datasets.json` what is known of the data sets.
-Imports the standard library and `errors`; jsonschema when an entry is checked.
+Imports `errors` and `files`; jsonschema when an entry is checked.
 """
 
 import json
-import statistics
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from .errors import UserError, did_you_mean
+from .files import mean_and_deviation, write_json
 
 __all__ = [
     "WEIGHTS_DIR",
@@ -44,9 +44,7 @@ def read_manifest(directory: Path = WEIGHTS_DIR) -> Manifest:
 
 def write_manifest(manifest: Mapping[str, Entry], directory: Path = WEIGHTS_DIR) -> None:
     """Replace the manifest, sorted by name, whole or not at all."""
-    partial = directory / f"{MANIFEST}.partial"
-    partial.write_text(json.dumps(dict(sorted(manifest.items())), indent=2) + "\n")
-    partial.replace(directory / MANIFEST)
+    write_json(directory / MANIFEST, dict(sorted(manifest.items())))
 
 
 def read_data_sets() -> dict[str, dict[str, Any]]:
@@ -85,7 +83,7 @@ def over_seeds(entry: Mapping[str, Any]) -> str | None:
     scores = [seed["test"][monitor_of(seed["test"])] for seed in entry.get("seeds", [])]
     if len(scores) < 2:
         return None
-    return f"{statistics.mean(scores):.2f} ± {statistics.stdev(scores):.2f} ({len(scores)})"
+    return f"{mean_and_deviation(scores)} ({len(scores)})"
 
 
 def pretrained_cfgs(

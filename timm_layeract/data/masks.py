@@ -4,7 +4,6 @@ Imports datasets, torch, `data.images` and `data.sources`. A split is held in me
 """
 
 import hashlib
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +11,10 @@ from typing import ClassVar
 
 import datasets
 import torch
-from rich.progress import track
 from torch import Tensor
 
 from ..errors import UserError
+from ..progress import tracked
 from .images import image_files, read_image, read_mask
 from .sources import MAX_BYTES, TEST_NAMES, open_data_set
 
@@ -132,8 +131,7 @@ def _pairs(split: datasets.Dataset, where: str) -> Iterable[tuple[File, File]]:
 
 def _decode(pairs: Sequence[tuple[File, File]], source: str, progress: bool) -> MaskSplit:
     images, masks, size = [], [], 0
-    shown = progress and sys.stdout.isatty()
-    for image_file, mask_file in track(pairs, f"decoding {len(pairs)} images", disable=not shown, transient=True):
+    for image_file, mask_file in tracked(pairs, f"decoding {len(pairs)} images", progress):
         image, mask = read_image(*image_file), read_mask(*mask_file)
         if image.shape[-2:] != mask.shape:
             raise UserError(

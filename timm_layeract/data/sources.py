@@ -7,7 +7,6 @@ uint8 tensor, so that an epoch costs no Python work per image; a larger one stay
 import hashlib
 import os
 import re
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from io import BytesIO
@@ -18,10 +17,10 @@ import datasets
 import numpy as np
 import torch
 from PIL import Image
-from rich.progress import track
 from torch import Tensor
 
 from ..errors import UserError
+from ..progress import tracked
 
 __all__ = ["ImageSplit", "Split", "StoredSplit", "holdout", "load_splits", "load_test_split", "open_data_set"]
 
@@ -222,8 +221,7 @@ def _split(rows: datasets.Dataset, source: str, image_size: tuple[int, int], pro
     if len(rows) * 3 * height * width > MAX_BYTES:
         return StoredSplit(files, image_column, labels, classes, image_size, source)
     images = torch.empty(len(rows), 3, height, width, dtype=torch.uint8)
-    shown = progress and sys.stdout.isatty()
-    for index, row in enumerate(track(files, f"decoding {len(rows)} images", disable=not shown, transient=True)):
+    for index, row in enumerate(tracked(files, f"decoding {len(rows)} images", progress)):
         images[index] = _read(row[image_column], image_size, source, index)
     return ImageSplit(images, labels, classes)
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from ..checkpoints import stored_fingerprint
 from ..errors import UserError, did_you_mean
 from ..fingerprint import activation_fingerprint, check_fingerprint
+from ..models._builder import check_architecture
 
 __all__ = ["Network", "UnitInput", "load_network", "load_networks"]
 
@@ -163,8 +164,7 @@ def _from_folder(folder: Path) -> nn.Module:
 def _from_file(architecture: str, file: Path) -> nn.Module:
     if not file.is_file():
         raise UserError(f"There is no checkpoint file {file}.")
-    if not timm.is_model(architecture):
-        raise UserError(f"Unknown architecture {architecture!r}; {did_you_mean(architecture, timm.list_models())}")
+    check_architecture(architecture)
     weights = timm.models.load_state_dict(str(file))
     heads = [tensor for name, tensor in weights.items() if name.endswith("weight") and tensor.ndim == 2]
     model = timm.create_model(architecture, num_classes=len(heads[-1]) if heads else 0)

@@ -6,26 +6,14 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from ..data.corruptions.constants import SEVERITIES
+from ..figures import new_figure, save_figure
 
-__all__ = ["new_figure", "plot_categories", "plot_severities", "plot_strip", "save"]
+__all__ = ["plot_categories", "plot_severities", "plot_strip"]
 
 Result = Mapping[str, Any]
-
-
-def new_figure(rows: int, columns: int, width: float, height: float) -> tuple[Figure, np.ndarray]:
-    """A figure with ``(rows, columns)`` panels of this size in inches; ``[row, column]`` gives one."""
-    figure = Figure(figsize=(columns * width, rows * height), layout="constrained")
-    return figure, figure.subplots(rows, columns, squeeze=False)
-
-
-def save(figure: Figure, path: Path) -> None:
-    """Write a PNG that is the same for the same data."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110, metadata={"Software": None})
 
 
 def plot_categories(result: Result, path: Path) -> None:
@@ -44,7 +32,7 @@ def plot_categories(result: Result, path: Path) -> None:
     panel.set_ylabel("accuracy, %")
     panel.set_ylim(0, 100)
     panel.legend(fontsize=7, ncols=2, loc="lower left")
-    save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_severities(result: Result, path: Path) -> None:
@@ -64,7 +52,7 @@ def plot_severities(result: Result, path: Path) -> None:
     axes.flat[0].legend(fontsize=5)
     figure.supxlabel("severity", fontsize=8)
     figure.supylabel("accuracy, %", fontsize=8)
-    save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_strip(
@@ -93,4 +81,4 @@ def plot_strip(
                 *position, f"{model}: {classes[index]}", color=colour, fontsize=5, ha="center", va="top",
                 transform=panel.transAxes,
             )  # fmt: skip
-    save(figure, path)
+    save_figure(figure, path)

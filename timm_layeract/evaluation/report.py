@@ -1,14 +1,15 @@
 """Tables of a robustness result: CSV of every number, Markdown as the papers' tables. Imports the standard library."""
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ..data.corruptions.constants import SEVERITIES, category_of
+from ..files import markdown_table
 from .robustness import ALEXNET, corruption_errors
 
-__all__ = ["markdown_table", "write_csv", "write_markdown"]
+__all__ = ["write_csv", "write_markdown"]
 
 Result = Mapping[str, Any]
 
@@ -27,12 +28,6 @@ def write_csv(result: Result, path: Path) -> None:
                     for severity, value, images in zip(SEVERITIES, values, result["sets"][name], strict=True):
                         row = [category_of(name), name, severity, value, data["images"], images]
                         writer.writerow([*of, *row])
-
-
-def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def summary_table(result: Result) -> str:

@@ -3,10 +3,7 @@
 Imports torch, `data`, and its siblings `accuracy`, `cache`, `networks`.
 """
 
-import platform
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
-from importlib.metadata import version
 from statistics import mean, stdev
 from typing import Any, Protocol
 
@@ -14,10 +11,11 @@ from ..data.corruptions.constants import CATEGORIES, CORRUPTIONS, SEVERITIES, be
 from ..data.corruptions.generate import VERSIONS
 from ..data.sources import ImageSplit
 from ..errors import UserError, did_you_mean
+from ..files import surroundings
+from ..progress import progress_bar
 from .accuracy import count_correct
 from .cache import ResultCache
 from .networks import Network
-from .progress import progress_bar
 
 __all__ = ["ALEXNET", "CorruptedSets", "corruption_errors", "measure", "summary"]
 
@@ -109,18 +107,14 @@ def measure(
         "models": [_model(label, networks, percent, corruptions) for label in labels],
         "baseline": baseline,
         "precision": "bf16" if bf16 else "float32",
-        **surroundings(networks[0]),
+        **measured_in(networks[0]),
     }
 
 
-def surroundings(network: Network) -> dict[str, Any]:
-    """What a result says of where it was taken: ``device``, ``date``, ``versions``."""
-    versions = {"python": platform.python_version(), **{name: version(name) for name in ("torch", "timm")}, **VERSIONS}
-    return {
-        "device": str(next(network.module.parameters()).device),
-        "date": datetime.now(UTC).date().isoformat(),
-        "versions": versions,
-    }
+def measured_in(network: Network) -> dict[str, Any]:
+    """`surroundings` of a result, with the versions that corrupted images depend on."""
+    found = surroundings(next(network.module.parameters()).device, ("torch", "timm"))
+    return {**found, "versions": {**found["versions"], **VERSIONS}}
 
 
 class _Counts:

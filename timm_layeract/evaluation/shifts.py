@@ -6,7 +6,7 @@ Imports torch, torchvision, `attacks`, `data`, and its siblings.
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 import torch
@@ -16,13 +16,12 @@ from torch import Tensor
 from ..attacks import fgsm, pgd
 from ..data.sources import ImageSplit
 from ..errors import UserError, did_you_mean
-from ..files import write_json
+from ..figures import new_figure, save_figure
+from ..files import markdown_table, mean_and_deviation, write_json
+from ..progress import progress_bar
 from .accuracy import BATCH
 from .networks import Network
-from .plots import new_figure, save
-from .progress import progress_bar
-from .report import markdown_table
-from .robustness import surroundings
+from .robustness import measured_in
 from .run import load_test_set
 
 __all__ = ["KINDS", "measure_shifts", "rotated", "shifts", "translated"]
@@ -141,7 +140,7 @@ def shifts(
         "strengths": {kind: list(KINDS[kind]) for kind in kinds or KINDS},
         "pgd_steps": steps,
         "runs": runs,
-        **surroundings(networks[0]),
+        **measured_in(networks[0]),
     }
     output = Path(output)
     write_json(output / "shifts.json", result)
@@ -169,8 +168,7 @@ def _table(result: Mapping[str, Any]) -> str:
         first = next(iter(kinds.values()))
         cells = [[run[0] for run in first]]
         cells += [list(column) for runs in kinds.values() for column in list(zip(*runs, strict=True))[1:]]
-        shown = [f"{mean(each):.2f}" + (f" ± {stdev(each):.2f}" if len(each) > 1 else "") for each in cells]
-        rows.append([f"`{model}`", str(len(first)), *shown])
+        rows.append([f"`{model}`", str(len(first)), *map(mean_and_deviation, cells)])
     data = result["data"]
     note = (
         f"Top-1 accuracy in percent on {data['images']:,} images of {data['name']}; PGD with {result['pgd_steps']} "
@@ -190,4 +188,4 @@ def _plot(result: Mapping[str, Any], path: Path) -> None:
         panel.set_ylim(0, 100)
     axes[0, 0].set_ylabel("accuracy, %")
     axes[0, 0].legend(fontsize=6)
-    save(figure, path)
+    save_figure(figure, path)

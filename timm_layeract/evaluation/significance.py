@@ -15,8 +15,7 @@ import numpy as np
 from scipy import stats
 
 from ..errors import UserError, did_you_mean
-from ..files import write_json
-from .report import markdown_table
+from ..files import markdown_table, write_json
 
 __all__ = ["Comparison", "compare", "holm", "significance"]
 

@@ -18,6 +18,7 @@ from ..checkpoints import save_pretrained
 from ..errors import UserError, did_you_mean
 from ..fingerprint import activation_fingerprint
 from ..models import resnet_cifar, resnet_layeract
+from ..models._builder import check_architecture
 
 __all__ = ["SOURCES", "Conversion", "convert"]
 
@@ -93,8 +94,7 @@ def convert(file: str | Path, architecture: str, folder: str | Path, source: str
         raise UserError(f"{folder} is not an empty folder; give another --out.")
     if source not in SOURCES:
         raise UserError(f"Unknown source {source!r}; {did_you_mean(source, SOURCES)}")
-    if not timm.is_model(architecture):
-        raise UserError(f"Unknown architecture {architecture!r}; {did_you_mean(architecture, timm.list_models())}")
+    check_architecture(architecture)
     loaded = _read(Path(file))
     layout = _layout(source, architecture)
     renamed = _rename(loaded, layout, file)

@@ -18,6 +18,7 @@ from accelerate.utils import set_seed
 
 from ..data.sources import Split, load_splits
 from ..errors import UserError, did_you_mean
+from ..files import markdown_table, write_whole
 from ..training.recipe import Recipe
 from ..training.run import train_on
 from .variance import VarianceRecorder
@@ -141,9 +142,7 @@ def _run(activation: str, recipe: Recipe, train: Split, folder: Path, progress: 
         "score": recorder.scores()[: len(log)],
         "mean_weights": recorder.weights[: len(log)],
     }
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps({**identity, **curves}) + "\n")
-    partial.replace(path)
+    write_whole(path, json.dumps({**identity, **curves}) + "\n")
     return {**identity, **curves}
 
 
@@ -165,8 +164,7 @@ def _row(activation: str, runs: Sequence[Mapping[str, Any]], settings: Settings)
 def _markdown(rows: Sequence[Mapping[str, Any]], settings: Settings) -> str:
     """Table 1 in Markdown."""
     epochs = [f"under {settings.threshold:g} % at {epoch}" for epoch in settings.checkpoints]
-    lines = [["activation", "runs", "mean", "median", *epochs], ["---"] * (4 + len(epochs))]
-    lines += [
+    lines = [
         [
             row["activation"],
             str(row["runs"]),
@@ -176,19 +174,19 @@ def _markdown(rows: Sequence[Mapping[str, Any]], settings: Settings) -> str:
         ]
         for row in rows
     ]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown_table(["activation", "runs", "mean", "median", *epochs], lines)
 
 
 def _plot(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
     """Medians over the runs of accuracy, score (figure 3) and mean weights (figure 4) by epoch."""
-    from matplotlib.figure import Figure
+    from ..figures import new_figure, save_figure
 
-    figure = Figure(figsize=(15, 4), layout="constrained")
+    figure, panels = new_figure(1, 3, 5, 4)
     names = {"top1": "held-out top-1 (%)", "score": "score (equation 22)", "mean_weights": "sum of |mean weight|"}
-    for axes, (key, label) in zip(figure.subplots(1, 3), names.items(), strict=True):
+    for axes, (key, label) in zip(panels[0], names.items(), strict=True):
         for name, each in runs.items():
             median = np.median([run[key] for run in each], axis=0)
             axes.plot(np.arange(1, len(median) + 1), median, label=name)
         axes.set(xlabel="epoch", ylabel=label)
     axes.legend(fontsize="small")
-    figure.savefig(path, dpi=110, metadata={"Software": None})
+    save_figure(figure, path)

@@ -105,13 +105,13 @@ def write_r_scores(scores: Mapping[str, Sequence[float]], sigmas: Sequence[float
 
 def plot_r_scores(scores: Mapping[str, Sequence[float]], sigmas: Sequence[float], path: Path) -> None:
     """Draw the scores over the standard deviation of the input, as figure 2 does, and write a PNG."""
-    from matplotlib.figure import Figure
+    from ..figures import new_figure, save_figure
 
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
-    axes = figure.subplots()
+    figure, panels = new_figure(1, 1, 7, 4.2)
+    axes = panels[0, 0]
     for name, values in scores.items():
         axes.plot(sigmas, values, label=name)
     axes.axhline(0, color="black", linewidth=0.8)
     axes.set(xlabel="standard deviation of the input", ylabel="R score", xscale="log")
     axes.legend(fontsize="small", ncols=2)
-    figure.savefig(path, dpi=110, metadata={"Software": None})
+    save_figure(figure, path)

@@ -12,6 +12,8 @@ from timm.models import (
     PretrainedCfg,
     build_model_with_cfg,
     generate_default_cfgs,
+    is_model,
+    list_models,
     register_model,
     resolve_pretrained_cfg,
 )
@@ -19,14 +21,14 @@ from torch import Tensor, nn
 
 from ..checkpoints import stored_fingerprint
 from ..compatibility import warn_of_norms
-from ..errors import UserError
+from ..errors import UserError, did_you_mean
 from ..fingerprint import activation_fingerprint, check_fingerprint, parse_fingerprint
 from ..fuse import fuse
 from ..manifest import pretrained_cfgs, read_manifest
 from ..pretrained import verified_weights
 from ..swap import swap_activations
 
-__all__ = ["NORMALIZED", "RecordsActivations", "register_variants"]
+__all__ = ["NORMALIZED", "RecordsActivations", "check_architecture", "register_variants"]
 
 # Suffix of the architecture name -> arguments that make the normalized network of it, in every family.
 NORMALIZED = {
@@ -112,6 +114,12 @@ def build(
     model = build_model_with_cfg(construct, variant, pretrained, pretrained_filter_fn=check, **kwargs)
     warn_of_norms(model)
     return fuse(model) if fused else model
+
+
+def check_architecture(name: str) -> None:
+    """Refuse (`UserError`) a name that no architecture is registered under, with close ones."""
+    if not is_model(name):
+        raise UserError(f"Unknown architecture {name!r}; {did_you_mean(name, list_models())}")
 
 
 def register_variants(

@@ -1,11 +1,10 @@
 """Checkpoints of a run: written whole or not at all, the newest one that is undamaged found again.
 
-Imports accelerate. A checkpoint is a folder ``step-NUMBER`` of what accelerate saves. It is written under another name,
-its files are synced, their hashes are listed in seal.json, and only then does it get its name; a process that dies on
-the way leaves the one before.
+Imports accelerate and `checkpoints`. A checkpoint is a folder ``step-NUMBER`` of what accelerate saves. It is written
+under another name, its files are synced, their hashes are listed in seal.json, and only then does it get its name; a
+process that dies on the way leaves the one before.
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -14,7 +13,9 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
+from ..checkpoints import file_sha256
 from ..errors import UserError
+from ..files import write_json
 
 __all__ = ["find_checkpoint", "write_checkpoint"]
 
@@ -72,18 +73,16 @@ def _files(checkpoint: Path) -> list[Path]:
     return [path for path in sorted(checkpoint.rglob("*")) if path.is_file() and path.name != SEAL]
 
 
-def _hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _hashes(checkpoint: Path) -> dict[str, str]:
+    return {str(path.relative_to(checkpoint)): file_sha256(path) for path in _files(checkpoint)}
 
 
 def _seal(checkpoint: Path) -> None:
     """Put every file on disk, then the list of their hashes."""
-    files = _files(checkpoint)
-    for path in files:
+    for path in _files(checkpoint):
         _sync(path)
     seal = checkpoint / SEAL
-    seal.write_text(json.dumps({str(path.relative_to(checkpoint)): _hash(path) for path in files}, indent=2) + "\n")
+    write_json(seal, _hashes(checkpoint))
     _sync(seal)
     _sync(checkpoint)
 
@@ -106,7 +105,7 @@ def _fault(checkpoint: Path) -> str | None:
         return f"{SEAL} cannot be read"
     if not isinstance(seal, dict):
         return f"{SEAL} cannot be read"
-    found = {str(path.relative_to(checkpoint)): _hash(path) for path in _files(checkpoint)}
+    found = _hashes(checkpoint)
     for name in sorted({*seal, *found}):
         if seal.get(name) != found.get(name):
             return f"{name} is {'missing' if name not in found else 'not what was written'}"

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from ..figures import new_figure, save_figure
 from .engine import EpochRecord
 
 __all__ = ["plot_curves"]
@@ -12,9 +12,9 @@ __all__ = ["plot_curves"]
 
 def plot_curves(history: list[EpochRecord], best: int, monitor: str, path: Path) -> None:
     """Write a picture of loss and monitored figure over epochs, the best epoch (from 0) marked."""
-    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    figure, panels = new_figure(1, 2, 4.5, 3.5)
     epochs = [record.epoch + 1 for record in history]
-    for axes, name in zip(figure.subplots(1, 2), ("loss", monitor), strict=True):
+    for axes, name in zip(panels[0], ("loss", monitor), strict=True):
         axes.plot(epochs, [record.train[name] for record in history], label="training (augmented)")
         axes.plot(epochs, [record.val[name] for record in history], label="held out")
         axes.axvline(best + 1, color="grey", linewidth=0.8, linestyle=":", label=f"best, epoch {best + 1}")
@@ -22,4 +22,4 @@ def plot_curves(history: list[EpochRecord], best: int, monitor: str, path: Path)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
         axes.legend()
-    figure.savefig(path, dpi=120)
+    save_figure(figure, path)

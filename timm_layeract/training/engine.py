@@ -26,6 +26,7 @@ from torch.utils.data import DataLoader, Dataset
 from ..checkpoints import save_weights
 from ..data.augment import SampleRandom
 from ..errors import UserError
+from ..files import write_whole
 from .batches import Batches, Part, stream
 from .checkpointing import find_checkpoint, write_checkpoint
 from .optim import create_optimizer, create_schedule
@@ -195,9 +196,7 @@ class Trainer:
             self._checkpoint()
             if self.accelerator.is_main_process:
                 lines = [json.dumps(asdict(each)) + "\n" for each in self.history]
-                partial = self.output / "log.jsonl.partial"
-                partial.write_text("".join(lines))
-                partial.replace(self.output / "log.jsonl")
+                write_whole(self.output / "log.jsonl", "".join(lines))
             yield record
 
     def time_step(self, steps: int) -> float:

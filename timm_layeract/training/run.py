@@ -7,12 +7,10 @@ of segmentation also examples.png, held-out images with their masks.
 """
 
 import json
-import platform
 import statistics
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
-from importlib.metadata import version
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +22,7 @@ from accelerate.utils import set_seed
 from ..checkpoints import save_pretrained
 from ..data.sources import Split, holdout
 from ..errors import UserError, did_you_mean
-from ..files import write_json
+from ..files import surroundings, write_json
 from ..fingerprint import activation_fingerprint
 from .curves import plot_curves
 from .engine import EpochRecord, Trainer, process_state
@@ -256,13 +254,8 @@ def _finish(trainer: Trainer, identity: dict[str, Any], test_split: Split | None
         environment = {
             "train_seconds": round(sum(epoch.seconds for epoch in times)),
             "images_per_second": round(statistics.median(epoch.images_per_second for epoch in times)),
-            "device": str(trainer.accelerator.device),
             "threads": torch.get_num_threads(),
-            "date": datetime.now(UTC).date().isoformat(),
-            "versions": {
-                "python": platform.python_version(),
-                **{name: version(name) for name in ("timm-layeract", "torch", "timm", "accelerate", "datasets")},
-            },
+            **surroundings(trainer.accelerator.device, ("timm-layeract", "torch", "timm", "accelerate", "datasets")),
         }
         write_json(trainer.output / "environment.json", environment)
         write_json(path, result)

@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...figures import new_figure, save_figure
 from ...files import write_json
+from ...progress import tracked
 from ...registry import activation_factory
-from ..plots import new_figure, save
-from ..progress import tracked
 from .digits import fit, load_digits, mlp
 
 __all__ = ["activation_scale", "balance", "correlation"]
@@ -95,5 +95,5 @@ def balance(
             panel.set_title(f"{name}, {width}x{LAYERS}", fontsize=8)
     figure.supxlabel("epoch", fontsize=8)
     figure.supylabel("correlation of summed activation scale and training loss", fontsize=8)
-    save(figure, Path(output) / "balance.png")
+    save_figure(figure, Path(output) / "balance.png")
     return found

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import UserError
+from ...figures import new_figure, save_figure
 from ...files import write_json
+from ...progress import tracked
 from ...registry import activation_factory
-from ..plots import new_figure, save
-from ..progress import tracked
 from .digits import all_activations, fit, load_digits, mlp
 from .distributions import describe, draw_boxes
 
@@ -112,4 +112,4 @@ def _plot(found: dict[str, Any], key: str, title: str, path: Path) -> None:
         for column, side in enumerate(("output", "input")):
             boxes = {name: each[key][place][side] for name, each in found.items()}
             draw_boxes(axes[row, column], boxes, title.format(place, side))
-    save(figure, path)
+    save_figure(figure, path)

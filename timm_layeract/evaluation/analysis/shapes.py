@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
+from ...figures import new_figure, save_figure
 from ...files import write_json
 from ...registry import activation_factory
-from ..plots import new_figure, save
 
 __all__ = ["DISTRIBUTIONS", "shapes"]
 
@@ -43,5 +43,5 @@ def shapes(output: str | Path) -> dict[str, Any]:
             panel.set_title(f"{name}, input {label}", fontsize=8)
             panel.tick_params(labelsize=7)
     write_json(Path(output) / "shapes.json", found)
-    save(figure, Path(output) / "shapes.png")
+    save_figure(figure, Path(output) / "shapes.png")
     return found

@@ -15,12 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...errors import UserError
+from ...figures import new_figure, save_figure
 from ...files import write_json
 from ...fingerprint import activation_types
 from ...fuse import unfuse
+from ...progress import tracked
 from ..networks import Network
-from ..plots import new_figure, save
-from ..progress import tracked
 from ..run import load_test_set
 from .digits import fit, load_digits, mlp
 from .distributions import describe, draw_boxes
@@ -185,7 +185,7 @@ def similarity(
         panel.set_xlabel("activation")
         panel.xaxis.get_major_locator().set_params(integer=True)
         panel.legend(fontsize=6)
-    save(figure, Path(output) / "similarity.png")
+    save_figure(figure, Path(output) / "similarity.png")
     return found
 
 
@@ -211,4 +211,4 @@ def _plot_layers(found: dict[str, Any], path: Path) -> None:
         for column, noise in enumerate(next(iter(sites.values()))["fluctuation"], start=1):
             moved = {site: each["fluctuation"][noise]["output"] for site, each in sites.items()}
             draw_boxes(axes[row, column], moved, f"{noise}: fluctuation of the output")
-    save(figure, path)
+    save_figure(figure, path)

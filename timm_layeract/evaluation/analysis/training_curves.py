@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 
 from ...errors import UserError
+from ...figures import new_figure, save_figure
 from ...files import write_json
+from ...progress import tracked
 from ..accuracy import BATCH
-from ..plots import new_figure, save
-from ..progress import tracked
 from ..run import load_test_set
 from .distributions import describe, draw_boxes
 
@@ -63,7 +63,7 @@ def convergence(runs: Sequence[str | Path], output: str | Path) -> dict[str, Any
         panel.set_xlabel("epoch")
     axes[0, 0].set_yscale("log")
     axes[0, 0].legend(fontsize=6)
-    save(figure, Path(output) / "convergence.png")
+    save_figure(figure, Path(output) / "convergence.png")
     return found
 
 
@@ -111,5 +111,5 @@ def losses(
     figure, axes = new_figure(1, 1, 6, 0.3 * len(networks) + 1)
     boxes = {source: run for model in found.values() for source, run in model["runs"].items()}
     draw_boxes(axes[0, 0], boxes, f"loss of each of {len(clean):,} samples")
-    save(figure, Path(output) / "losses.png")
+    save_figure(figure, Path(output) / "losses.png")
     return found
