@@ -102,7 +102,7 @@ def _fault(checkpoint: Path) -> str | None:
     try:
         seal = json.loads((checkpoint / SEAL).read_text())
     except (OSError, ValueError):
-        return f"{SEAL} cannot be read"
+        seal = None
     if not isinstance(seal, dict):
         return f"{SEAL} cannot be read"
     found = _hashes(checkpoint)

@@ -2,7 +2,7 @@
 
 Imports timm, `checkpoints`, `data` and its siblings. A run's folder holds run.json (what it is), log.jsonl (a line an
 epoch), checkpoints/ and best.safetensors while it goes; at its end also model/ (Hub layout), result.json, which is the
-same whenever and wherever the run is repeated, environment.json (device, versions, time taken) and curve.png;
+same when the run is repeated on the same machine, environment.json (device, versions, time taken) and curve.png;
 of segmentation also examples.png, held-out images with their masks.
 """
 
