@@ -1,7 +1,6 @@
 """Runs a function in several processes that meet over gloo. Imports torch."""
 
 import os
-import socket
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,19 +13,17 @@ import torch.multiprocessing as mp
 
 def run_processes(function: Callable[[int], Any], processes: int) -> list[Any]:
     """What ``function(rank)`` returned in each of the processes; it must be a module's own function."""
-    with tempfile.TemporaryDirectory() as folder, socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-        free.close()
-        mp.spawn(_worker, (function, processes, folder, port), nprocs=processes)
+    with tempfile.TemporaryDirectory() as folder:
+        mp.spawn(_worker, (function, processes, folder), nprocs=processes)
         return [torch.load(Path(folder) / f"{rank}.pt") for rank in range(processes)]
 
 
-def _worker(rank: int, function: Callable[[int], Any], processes: int, folder: str, port: int) -> None:
+def _worker(rank: int, function: Callable[[int], Any], processes: int, folder: str) -> None:
     torch.set_num_threads(1)
-    # As torchrun sets them, for accelerate to find.
-    numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "MASTER_PORT": port}
-    os.environ.update({"MASTER_ADDR": "127.0.0.1", **{name: str(value) for name, value in numbers.items()}})
-    dist.init_process_group("gloo", rank=rank, world_size=processes)
+    # As torchrun sets them, for accelerate to find; it asks for an address that nobody then goes to.
+    found = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 0}
+    os.environ.update({name: str(value) for name, value in found.items()})
+    # They meet in a file: a port that was free may be taken by the time it is used.
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=processes)
     torch.save(function(rank), Path(folder) / f"{rank}.pt")
     dist.destroy_process_group()

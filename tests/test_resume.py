@@ -177,7 +177,9 @@ def _train_two(rank: int, digits: ImageSplit, output: Path, dies: bool) -> None:
 @pytest.mark.slow
 def test_two_processes_resume_and_train_as_one(tmp_path: Path, digits: ImageSplit) -> None:
     run_processes(partial(_train_two, digits=digits, output=tmp_path / "whole", dies=False), 2)
-    with pytest.raises(torch.multiprocessing.ProcessExitedException, match="SIGKILL"):
+    # of the process that was killed, or of the other one, which misses it
+    ended = (torch.multiprocessing.ProcessExitedException, torch.multiprocessing.ProcessRaisedException)
+    with pytest.raises(ended, match=r"SIGKILL|[Cc]onnection"):
         run_processes(partial(_train_two, digits=digits, output=tmp_path / "cut", dies=True), 2)
     assert not (tmp_path / "cut" / "result.json").exists()
     run_processes(partial(_train_two, digits=digits, output=tmp_path / "cut", dies=False), 2)
