@@ -42,7 +42,7 @@ def test_overrides_replace_and_none_does_not() -> None:
         ({"epoch": 3}, ["unknown key", "'epochs'"]),
         ({"epochs": "many"}, ["epochs", "int", "many"]),
         ({"epochs": 2.5}, ["epochs", "whole number"]),
-        ({"epochs": 0}, ["epochs", "positive"]),
+        ({"epochs": -1}, ["epochs", "0 or more"]),
         ({"optimizer": "lion"}, ["optimizer", "sgd", "adamw"]),
         ({"nesterov": "yes please"}, ["nesterov", "bool"]),
         ({"momentum": True}, ["momentum", "float"]),

@@ -144,6 +144,8 @@ def test_refusals_leave_nothing_behind(tmp_path: Path, digits: ImageSplit) -> No
         start(digits, fresh, RECIPE.replace(batch_size=500))
     with pytest.raises(UserError, match="needs a GPU"):
         start(digits, fresh, RECIPE.replace(mixed_precision="fp16"))
+    with pytest.raises(UserError, match="trains for 0 epochs"):
+        start(digits, fresh, RECIPE.replace(epochs=0))
     assert not fresh.exists()
 
     used = tmp_path / "used"

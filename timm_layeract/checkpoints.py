@@ -105,11 +105,12 @@ def save_pretrained(model: nn.Module, directory: str | Path, label_names: tuple[
     ``timm.create_model("local-dir:DIRECTORY", pretrained=True)`` gives the same logits back. The config names an
     architecture that rebuilds the model's activations: its own, or, for a stock model whose activations were
     swapped, the registered one that describes it (a swapped ``resnet50`` may be saved as ``resnet50_lasilu``).
+    A network of segmentation_models_pytorch saves itself, for ``smp.from_pretrained``.
 
     Args:
-        model: Model made by ``timm.create_model``.
+        model: Model made by ``timm.create_model``, or one of SMP's.
         directory: Made if need be; files of the same names are replaced.
-        label_names: Class names in the head's order.
+        label_names: Class names in the head's order (SMP's config has no place for them).
 
     Returns:
         The architecture it was saved as.
@@ -117,6 +118,9 @@ def save_pretrained(model: nn.Module, directory: str | Path, label_names: tuple[
     Raises:
         UserError: The model is not timm's, or no registered architecture describes its activations.
     """
+    if isinstance(getattr(model, "_hub_mixin_config", None), dict):
+        model.save_pretrained(directory)  # type: ignore[operator]
+        return type(model).__name__
     if "architecture" not in getattr(model, "pretrained_cfg", {}):
         raise UserError(f"{type(model).__name__} was not made by timm.create_model, so no config can describe it.")
     described = _rebuild(model)

@@ -1,7 +1,7 @@
 """Progress bars with the time left, where the output is a terminal. Imports rich."""
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import TypeVar
 
 from rich.progress import Progress, track
@@ -16,6 +16,6 @@ def progress_bar(enabled: bool) -> Progress:
     return Progress(transient=True, disable=not (enabled and sys.stdout.isatty()))
 
 
-def tracked(items: Sequence[Item], title: str, enabled: bool) -> Iterable[Item]:
-    """The items, with a bar that moves on with each."""
-    return track(items, title, transient=True, disable=not (enabled and sys.stdout.isatty()))
+def tracked(items: Iterable[Item], title: str, enabled: bool, total: int | None = None) -> Iterable[Item]:
+    """The items, with a bar that moves on with each; `total` where they cannot be counted beforehand."""
+    return track(items, title, total, transient=True, disable=not (enabled and sys.stdout.isatty()))

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from ..data.corruptions.constants import QUICK_CATEGORY, QUICK_IMAGES
 from ..errors import UserError
 from .options import Data, DataName
 
@@ -40,6 +41,9 @@ def robustness(
         str | None, typer.Option(help="Model that the mean corruption error is relative to, or alexnet (ImageNet-C).")
     ] = None,
     limit: Limit = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help=f"Only {QUICK_CATEGORY}, on the first {QUICK_IMAGES:,} images.")
+    ] = False,
     data_name: DataName = None,
     corruption_seed: Annotated[int, typer.Option(help="Seed of regenerated corruptions.")] = 0,
     bf16: Bf16 = False,
@@ -53,6 +57,10 @@ def robustness(
     """
     from ..evaluation.run import robustness
 
+    if quick and (corruptions or limit or released):
+        raise UserError("--quick says which corruptions and how many images; leave out the other options for that.")
+    if quick:
+        corruptions, limit = QUICK_CATEGORY, QUICK_IMAGES
     robustness(
         models,
         data,

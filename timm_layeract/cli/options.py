@@ -5,7 +5,14 @@ from typing import Annotated
 
 import typer
 
-Model = Annotated[str, typer.Option("--model", "-m", help="timm model name, such as resnet20_lasilu.")]
+Model = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        "-m",
+        help="timm model name, such as resnet20_lasilu, or smp:ARCHITECTURE/ENCODER of segmentation_models_pytorch.",
+    ),
+]
 Data = Annotated[
     str,
     typer.Option(

@@ -147,12 +147,9 @@ def _train(
     from ..training import run
     from ..training.recipe import list_recipes, load_recipe
 
-    changes = _parse_settings(settings or [])
-    twice = [key for key, value in overrides.items() if value is not None and key in changes]
-    if twice:
-        raise UserError(f"{twice[0]} is given twice, as --{twice[0].replace('_', '-')} and by --set.")
+    changes = recipe_changes(settings, overrides)
     recipe = recipe or ("segmentation_fast" if task == "segmentation" else "cifar10_resnet")
-    resolved = load_recipe(recipe, **{**overrides, **changes})
+    resolved = load_recipe(recipe, **changes)
     if task not in (None, resolved.task):
         fitting = [name for name in list_recipes() if load_recipe(name).task == task]
         raise UserError(f"Recipe {resolved.name} is for {resolved.task}; for {task}: {', '.join(fitting) or 'none'}.")
@@ -162,6 +159,16 @@ def _train(
         raise UserError("Say where the run goes with --output FOLDER, or try it with --dry-run.")
     else:
         run.train(model, resolved, data, output, **what, **options)
+
+
+def recipe_changes(settings: list[str] | None, options: dict[str, Any]) -> dict[str, Any]:
+    """What is to replace a recipe's values: those of ``--set``, and of options with a name of their own."""
+    given = {key: value for key, value in options.items() if value is not None}
+    changes = _parse_settings(settings or [])
+    twice = [key for key in given if key in changes]
+    if twice:
+        raise UserError(f"{twice[0]} is given twice, as --{twice[0].replace('_', '-')} and by --set.")
+    return {**given, **changes}
 
 
 def _parse_settings(settings: list[str]) -> dict[str, Any]:

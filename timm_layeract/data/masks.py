@@ -21,6 +21,7 @@ from .sources import MAX_BYTES, TEST_NAMES, open_data_set
 __all__ = ["MaskSplit", "load_mask_splits"]
 
 File = tuple[Path | bytes, str]  # an encoded image, and what errors call it
+Pair = tuple[File, File | None]  # an image and its mask
 MASK_WORDS = ("mask", "label", "annotation", "segmentation")  # in the name of a column of masks
 
 
@@ -63,7 +64,7 @@ class MaskSplit(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
         return digest.hexdigest()
 
 
-def load_mask_splits(source: str, progress: bool = True) -> dict[str, MaskSplit]:
+def load_mask_splits(source: str, progress: bool = True, labelled: bool = True) -> dict[str, MaskSplit]:
     """Read a data set of images with binary masks and decode it.
 
     Args:
@@ -71,6 +72,7 @@ def load_mask_splits(source: str, progress: bool = True) -> dict[str, MaskSplit]
             named train and test; folder of parquet files named after their split; or Hub data set id. Of a data set
             the mask is the image column called mask, label, annotation or segmentation.
         progress: Show a progress bar while decoding.
+        labelled: Read masks; without them the images may lie in a folder as they are, and every mask is empty.
 
     Returns:
         ``"train"`` and, where the data set has a test split (or only a validation split), ``"test"``.
@@ -80,10 +82,10 @@ def load_mask_splits(source: str, progress: bool = True) -> dict[str, MaskSplit]
             with more than two values, files that cannot be read.
     """
     folder = Path(source)
-    pairs = _folder_pairs(folder) if folder.is_dir() else None
+    pairs = _folder_pairs(folder, labelled) if folder.is_dir() else None
     if pairs is None:
         loaded = open_data_set(source)
-        pairs = {name: list(_pairs(split, f"{source} {name}")) for name, split in loaded.items()}
+        pairs = {name: list(_pairs(split, f"{source} {name}", labelled)) for name, split in loaded.items()}
     if "train" not in pairs:
         raise UserError(f"{source} has no 'train' split, only {', '.join(pairs)}; name the training files train*.")
     test_name = next((name for name in TEST_NAMES if name in pairs), None)
@@ -91,14 +93,19 @@ def load_mask_splits(source: str, progress: bool = True) -> dict[str, MaskSplit]
     return {name: _decode(pairs[split], source, progress) for name, split in wanted.items()}
 
 
-def _folder_pairs(folder: Path) -> dict[str, list[tuple[File, File]]] | None:
-    """Image and mask files by split; None where the folder has no ``images`` folder."""
+def _folder_pairs(folder: Path, labelled: bool) -> dict[str, list[Pair]] | None:
+    """Image and mask files by split; None where the folder has no ``images`` folder (or, without masks, no images)."""
+    if not labelled and (lone_images := image_files(folder)):
+        return {"train": [((path, str(path)), None) for path in lone_images]}
     splits = {"train": folder} if (folder / "images").is_dir() else {}
     splits.update({path.parent.name: path.parent for path in sorted(folder.glob("*/images"))})
     if not splits:
         return None
-    pairs: dict[str, list[tuple[File, File]]] = {}
+    pairs: dict[str, list[Pair]] = {}
     for name, split in splits.items():
+        if not labelled:
+            pairs[name] = [((path, str(path)), None) for path in image_files(split / "images")]
+            continue
         if not (split / "masks").is_dir():
             raise UserError(f"{split} has a folder of images and none of masks; put each mask into masks/NAME.png.")
         masks = {path.stem: path for path in image_files(split / "masks")}
@@ -110,30 +117,32 @@ def _folder_pairs(folder: Path) -> dict[str, list[tuple[File, File]]] | None:
     return pairs
 
 
-def _pairs(split: datasets.Dataset, where: str) -> Iterable[tuple[File, File]]:
+def _pairs(split: datasets.Dataset, where: str, labelled: bool) -> Iterable[Pair]:
     """Encoded images and masks of a data set."""
     columns = [name for name, feature in split.features.items() if isinstance(feature, datasets.Image)]
     masks = [name for name in columns if any(word in name.lower() for word in MASK_WORDS)]
     images = [name for name in columns if name not in masks]
-    if not (masks and images):
+    if not images or (labelled and not masks):
         raise UserError(f"{where} needs an image column and one called mask; its image columns are {columns}.")
-    files = split.select_columns([images[0], masks[0]])
-    for column in (images[0], masks[0]):
+    chosen = [images[0], *(masks[:1] if labelled else [])]
+    files = split.select_columns(chosen)
+    for column in chosen:
         files = files.cast_column(column, datasets.Image(decode=False))
     for index, row in enumerate(files):
         names = (f"{where} number {index}", f"of {where} number {index}")
-        image, mask = (
+        image, *mask = (
             (row[column]["bytes"] or Path(row[column]["path"]), name)
-            for column, name in zip((images[0], masks[0]), names, strict=True)
+            for column, name in zip(chosen, names, strict=False)
         )
-        yield image, mask
+        yield image, mask[0] if mask else None
 
 
-def _decode(pairs: Sequence[tuple[File, File]], source: str, progress: bool) -> MaskSplit:
+def _decode(pairs: Sequence[Pair], source: str, progress: bool) -> MaskSplit:
     images, masks, size = [], [], 0
     for image_file, mask_file in tracked(pairs, f"decoding {len(pairs)} images", progress):
-        image, mask = read_image(*image_file), read_mask(*mask_file)
-        if image.shape[-2:] != mask.shape:
+        image = read_image(*image_file)
+        mask = read_mask(*mask_file) if mask_file else torch.zeros(image.shape[-2:], dtype=torch.uint8)
+        if mask_file and image.shape[-2:] != mask.shape:
             raise UserError(
                 f"Mask {mask_file[1]} has {mask.shape[0]}x{mask.shape[1]} pixels, its image "
                 f"{image.shape[1]}x{image.shape[2]}."

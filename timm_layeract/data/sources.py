@@ -126,7 +126,11 @@ def holdout(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
 
 
 def load_splits(
-    source: str, image_size: tuple[int, int], test_size: tuple[int, int] | None = None, progress: bool = True
+    source: str,
+    image_size: tuple[int, int],
+    test_size: tuple[int, int] | None = None,
+    progress: bool = True,
+    labelled: bool = True,
 ) -> dict[str, Split]:
     """Read a labelled image data set, and decode it if it fits into memory.
 
@@ -136,6 +140,7 @@ def load_splits(
         image_size: (H, W) that every image is resized to, where it has another size.
         test_size: The same for the test split; `image_size` if None.
         progress: Show a progress bar while decoding.
+        labelled: Read labels; without them the images may lie in a folder as they are, and every label is 0.
 
     Returns:
         ``"train"`` and, where the data set has a test split (or only a validation split), ``"test"``.
@@ -149,7 +154,7 @@ def load_splits(
         raise UserError(f"{source} has no 'train' split, only {', '.join(loaded)}; name the training files train*.")
     wanted = {"train": "train", **({"test": test_name} if test_name else {})}
     sizes = {"train": image_size, "test": test_size or image_size}
-    return {name: _split(loaded[split], source, sizes[name], progress) for name, split in wanted.items()}
+    return {name: _split(loaded[split], source, sizes[name], progress, labelled) for name, split in wanted.items()}
 
 
 def load_test_split(source: str, image_size: tuple[int, int], progress: bool = True) -> ImageSplit:
@@ -206,16 +211,12 @@ def _column(split: datasets.Dataset, source: str, kind: type, what: str) -> str:
     return names[0]
 
 
-def _split(rows: datasets.Dataset, source: str, image_size: tuple[int, int], progress: bool) -> Split:
+def _split(
+    rows: datasets.Dataset, source: str, image_size: tuple[int, int], progress: bool, labelled: bool = True
+) -> Split:
     """A split with its labels checked, decoded if it fits into memory."""
     image_column = _column(rows, source, datasets.Image, "image")
-    label_column = _column(rows, source, datasets.ClassLabel, "label")
-    labels = torch.tensor(rows[label_column][:], dtype=torch.int64)
-    classes = tuple(rows.features[label_column].names)
-    if len(labels) and (int(labels.min()) < 0 or int(labels.max()) >= len(classes)):
-        raise UserError(
-            f"{source} has labels from {int(labels.min())} to {int(labels.max())}, but {len(classes)} classes."
-        )
+    labels, classes = _labels(rows, source) if labelled else (torch.zeros(len(rows), dtype=torch.int64), ())
     files = rows.select_columns([image_column]).cast_column(image_column, datasets.Image(decode=False))
     height, width = image_size
     if len(rows) * 3 * height * width > MAX_BYTES:
@@ -224,6 +225,18 @@ def _split(rows: datasets.Dataset, source: str, image_size: tuple[int, int], pro
     for index, row in enumerate(tracked(files, f"decoding {len(rows)} images", progress)):
         images[index] = _read(row[image_column], image_size, source, index)
     return ImageSplit(images, labels, classes)
+
+
+def _labels(rows: datasets.Dataset, source: str) -> tuple[Tensor, tuple[str, ...]]:
+    """Labels and class names, checked."""
+    column = _column(rows, source, datasets.ClassLabel, "label")
+    labels = torch.tensor(rows[column][:], dtype=torch.int64)
+    classes = tuple(rows.features[column].names)
+    if len(labels) and (int(labels.min()) < 0 or int(labels.max()) >= len(classes)):
+        raise UserError(
+            f"{source} has labels from {int(labels.min())} to {int(labels.max())}, but {len(classes)} classes."
+        )
+    return labels, classes
 
 
 def _open_file(file: dict[str, Any]) -> IO[bytes]:

@@ -21,6 +21,7 @@ from ..checkpoints import stored_fingerprint
 from ..errors import UserError, did_you_mean
 from ..fingerprint import activation_fingerprint, check_fingerprint
 from ..models._builder import check_architecture
+from ..names import is_smp
 
 __all__ = ["Network", "UnitInput", "load_network", "load_networks"]
 
@@ -120,8 +121,9 @@ def load_network(source: str) -> nn.Module:
 
     Args:
         source: timm name with pretrained weights (``resnet20_lasilu``, ``arch.tag``), ``hf-hub:ORG/NAME``, a folder in
-            the Hub's layout or of a training run, ``ARCHITECTURE=FILE`` for a bare checkpoint file, or
-            ``package.module:name`` of a callable that returns an `nn.Module`.
+            the Hub's layout or of a training run, ``smp:FOLDER`` or ``smp:ORG/NAME`` of one of SMP's,
+            ``ARCHITECTURE=FILE`` for a bare checkpoint file, or ``package.module:name`` of a callable that returns an
+            `nn.Module`.
 
     Raises:
         UserError: There is no such model, it has no weights, or the weights belong to other activations.
@@ -135,6 +137,10 @@ def load_network(source: str) -> nn.Module:
     scheme, is_scheme, rest = source.partition(":")
     if scheme in ("hf-hub", "local-dir"):
         return _from_hub(source)
+    if is_smp(source):
+        from ..smp.networks import load_by_name
+
+        return load_by_name(source)
     if is_scheme:
         return _from_callable(scheme, rest)
     if not timm.is_model(source):

@@ -13,7 +13,7 @@ import timm
 import torch
 from PIL import Image
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, resolve_model_data_config
+from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 from torchvision.transforms.functional import to_pil_image
 
@@ -21,11 +21,11 @@ from ..data.augment import normalize
 from ..data.images import image_files, read_image
 from ..data.pictures import overlay
 from ..errors import UserError, did_you_mean
+from ..names import is_smp
 from .tiles import check_tiles, count_tiles, predict_probabilities
 
 __all__ = ["Segmenter", "load_segmenter", "predict_files"]
 
-SMP = "smp:"
 SUFFIXES = (".mask.png", ".overlay.png")  # what is written, and not read again
 
 
@@ -66,21 +66,26 @@ def load_segmenter(name: str) -> Segmenter:
         UserError: No such model, no weights for it, or a network that has no dense output.
     """
     device = torch.accelerator.current_accelerator(check_available=True) or "cpu"
-    if name.startswith(SMP):
-        import segmentation_models_pytorch as smp
+    model: nn.Module
+    if is_smp(name):
+        from ..smp.networks import load_by_name
 
-        model = smp.from_pretrained(name.removeprefix(SMP)).eval().to(device)
-        return Segmenter(model, IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, model.encoder.output_stride)
-    if ":" not in name:
-        if not timm.is_model(name):
-            raise UserError(f"Unknown model {name!r}; {did_you_mean(name.split('.')[0], timm.list_models('unet*'))}")
-        if not timm.models.is_model_pretrained(name):
-            trained = ", ".join(timm.list_models("unet*", pretrained=True)) or "none of ours yet"
-            raise UserError(f"{name} has no trained weights; segmentation networks that have: {trained}.")
-    model = timm.create_model(name, pretrained=True).eval().to(device)
+        model = load_by_name(name)
+    else:
+        if ":" not in name:
+            _check_trained(name)
+        model = timm.create_model(name, pretrained=True)
     config = resolve_model_data_config(model)
     levels: Any = model.feature_info
-    return Segmenter(model, config["mean"], config["std"], levels[-1]["reduction"])
+    return Segmenter(model.eval().to(device), config["mean"], config["std"], levels[-1]["reduction"])
+
+
+def _check_trained(name: str) -> None:
+    if not timm.is_model(name):
+        raise UserError(f"Unknown model {name!r}; {did_you_mean(name.split('.')[0], timm.list_models('unet*'))}")
+    if not timm.models.is_model_pretrained(name):
+        trained = ", ".join(timm.list_models("unet*", pretrained=True)) or "none of ours yet"
+        raise UserError(f"{name} has no trained weights; segmentation networks that have: {trained}.")
 
 
 def predict_files(

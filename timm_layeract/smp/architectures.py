@@ -33,6 +33,8 @@ NAMED = ("unet", "unetplusplus")
 # Suffix of the architecture name -> activation, that of the encoders of the same suffix.
 ACTIVATIONS = {**LAYERACT, "_silu": "silu"}
 LICENSE = "apache-2.0"
+VARIANT = "LayerAct"  # before the name of SMP's class
+NOT_ARGUMENTS = (SWAP_MARK, FINGERPRINT_KEY)  # in a network's config, beside what it is built with
 
 
 class RecordsActivations:
@@ -79,8 +81,7 @@ class RecordsActivations:
 
     def _check_described(self) -> None:
         """Refuse a model that its arguments do not rebuild, before anything is written."""
-        dropped = (SWAP_MARK, FINGERPRINT_KEY)
-        arguments = {key: value for key, value in self._hub_mixin_config.items() if key not in dropped}
+        arguments = {key: value for key, value in self._hub_mixin_config.items() if key not in NOT_ARGUMENTS}
         with torch.random.fork_rng(devices=[]):
             built = type(self)(**{**arguments, "encoder_weights": None})
         mismatches = fingerprint_mismatches(activation_fingerprint(built), activation_fingerprint(self))  # type: ignore[arg-type]
@@ -114,7 +115,7 @@ class RecordsActivations:
 
 def _variant(architecture: type[SegmentationModel]) -> type[SegmentationModel]:
     """A subclass of an SMP architecture that takes `encoder_activation` and `decoder_activation` and records them."""
-    name = f"LayerAct{architecture.__name__}"
+    name = f"{VARIANT}{architecture.__name__}"
     *own, rest = inspect.signature(architecture.__init__).parameters.values()
     added = [
         inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=None)

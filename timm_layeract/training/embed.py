@@ -13,6 +13,8 @@ from ..manifest import WEIGHTS_DIR
 
 __all__ = ["embed_runs"]
 
+OUTCOME = ("best_epoch", "validation", "test", "adaptation")  # of result.json: what a seed changes
+
 
 def embed_runs(runs: list[Path], tag: str, directory: Path = WEIGHTS_DIR) -> str:
     """Put the weights of the first run among those that ship with the package, and the results of all beside them.
@@ -61,5 +63,5 @@ def _read(run: Path, name: str) -> dict[str, Any]:
 
 def _without_outcome(result: dict[str, Any]) -> dict[str, Any]:
     """What two runs of one training have in common."""
-    same = {key: value for key, value in result.items() if key not in ("best_epoch", "validation", "test")}
+    same = {key: value for key, value in result.items() if key not in OUTCOME}
     return {**same, "recipe": {**result["recipe"], "seed": None}}

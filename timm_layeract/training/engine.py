@@ -120,7 +120,7 @@ class Trainer:
             nn.SyncBatchNorm.convert_sync_batchnorm(self.unwrapped)
         self.total_steps = recipe.steps or (recipe.epochs or 0) * self.batches.steps
         # Not prepared: accelerate would step it once for every process.
-        self.schedule = create_schedule(optimizer, recipe, self.total_steps)
+        self.schedule = create_schedule(optimizer, recipe, max(1, self.total_steps))
         self.ema = ModelEmaV3(self.unwrapped, decay=recipe.ema_decay, use_warmup=True) if recipe.ema_decay else None
         self.step = 0  # optimizer steps done
         self.history: list[EpochRecord] = []
@@ -199,6 +199,14 @@ class Trainer:
                 write_whole(self.output / "log.jsonl", "".join(lines))
             yield record
 
+    def first_inputs(self, steps: int) -> Iterator[Tensor]:
+        """What the first steps of training (of an epoch at most) put into the network, the same in every process."""
+        batches = Batches(len(self.train_data), self.recipe.batch_size, self.recipe.seed)  # type: ignore[arg-type]
+        parts = batches.parts(0, 0, min(steps, batches.steps))
+        for part, batch in zip(parts, self._load(self.train_data, [p.indices for p in parts]), strict=True):
+            random = SampleRandom(stream(self.recipe.seed, 0, part.step), self.recipe.batch_size, part.rows)
+            yield self._lay_out(self.task.inputs(batch, random)[0])
+
     def time_step(self, steps: int) -> float:
         """Median seconds of a training step, after two to warm up; leaves the network trained by them."""
         taken, started = [], time.perf_counter()
@@ -211,9 +219,9 @@ class Trainer:
         """Put the best epoch's weights into the evaluated network."""
         self.evaluated.load_state_dict(load_file(self.best_weights))
 
-    def evaluate(self, data: Dataset[Any]) -> dict[str, float]:
-        """The task's figures of the evaluated network on a data set, every sample counted once."""
-        network = self.evaluated.eval()
+    def evaluate(self, data: Dataset[Any], network: nn.Module | None = None) -> dict[str, float]:
+        """The task's figures of the evaluated network, or another, on a data set, every sample counted once."""
+        network = (network or self.evaluated).eval()
         process, processes = self.accelerator.process_index, self.accelerator.num_processes
         rows = range(process, len(data), processes)  # type: ignore[arg-type]
         size = 1 if self.task.one_by_one else max(1, 4 * self.recipe.batch_size // processes)

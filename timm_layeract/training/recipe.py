@@ -28,7 +28,8 @@ class Recipe:
         name: Name in results; the file's stem.
         source: Where the recipe comes from: a paper and section, or our own.
         task: ``classification`` of images, or ``segmentation``, a class for each pixel.
-        epochs: Passes over the training images; None where `steps` says how long the run is.
+        epochs: Passes over the training images (none at all where a network is adapted by its statistics alone); None
+            where `steps` says how long the run is.
         steps: Optimizer steps in all; None where `epochs` says how long the run is.
         batch_size: Images in one optimizer step, over all processes together.
         accumulate: Parts that a process takes its share of a batch in, where memory does not hold it at once.
@@ -95,8 +96,10 @@ class Recipe:
         """Refuse values that no run can have."""
         if (self.epochs is None) == (self.steps is None):
             raise UserError(f"Recipe {self.name}: give epochs or steps, and not both.")
-        length = "steps" if self.epochs is None else "epochs"
-        positive = (length, "batch_size", "accumulate", "lr", "adversarial_epsilon")
+        if self.epochs is not None and self.epochs < 0:
+            raise UserError(f"Recipe {self.name}: epochs must be 0 or more, got {self.epochs}.")
+        length = ("steps",) if self.epochs is None else ()
+        positive = (*length, "batch_size", "accumulate", "lr", "adversarial_epsilon")
         fractions = ("warmup", "label_smoothing", "ema_decay", "momentum", "random_erasing", "validation_fraction")
         for name in positive:
             if not getattr(self, name) > 0:

@@ -9,7 +9,7 @@ of segmentation also examples.png, held-out images with their masks.
 import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from ..data.sources import Split, holdout
 from ..errors import UserError, did_you_mean
 from ..files import surroundings, write_json
 from ..fingerprint import activation_fingerprint
+from ..names import is_smp
 from .curves import plot_curves
 from .engine import EpochRecord, Trainer, process_state
 from .folder import check_output, own_folder
@@ -32,7 +33,19 @@ from .recipe import Recipe
 from .segmentation import Segmentation
 from .tasks import Classification
 
-__all__ = ["create_network", "dry_run", "train", "train_on"]
+__all__ = [
+    "TASKS",
+    "Report",
+    "check_tracker",
+    "create_network",
+    "dry_run",
+    "fit",
+    "identify",
+    "silent",
+    "train",
+    "train_on",
+    "write_result",
+]
 
 Report = Callable[[str], None]
 
@@ -54,7 +67,8 @@ def train(
     """Train a registered model on a data set by name; returns what result.json holds.
 
     Args:
-        model_name: timm name, ``arch`` or ``arch.tag``; also ``hf-hub:`` and ``local-dir:``.
+        model_name: timm name, ``arch`` or ``arch.tag``; also ``hf-hub:`` and ``local-dir:``; and of SMP's networks
+            ``smp:ARCHITECTURE/ENCODER``, or ``smp:FOLDER`` of a pretrained one.
         recipe: What to do.
         data: Parquet folder, image folder or Hub data set id.
         output: Folder of the run; must be new or empty unless `resume`.
@@ -88,7 +102,8 @@ def prepare(
 ) -> tuple[torch.nn.Module, dict[str, Split]]:
     """The network as its seed initialises it, and the splits of a data set; arguments as of `train`."""
     check_model_name(model_name)
-    size = recipe.image_size or tuple(timm.get_pretrained_cfg(model_name).input_size[1:])  # type: ignore[union-attr]
+    _check_length(recipe)
+    size = recipe.image_size or _input_size(model_name)
     state = process_state()
     with state.main_process_first():  # the first to read fills the cache that the others read
         splits = TASKS[recipe.task].splits(data, recipe, size, progress and state.is_main_process)
@@ -132,24 +147,11 @@ def train_on(
     output = Path(output)
     check_output(output, resume)
     state = process_state()
-    say = report if state.is_main_process else _silent
+    say = report if state.is_main_process else silent
     training, validation = holdout(train_split, recipe.validation_fraction, recipe.seed)
-    identity = {
-        "model": model.pretrained_cfg["architecture"],  # type: ignore[index]
-        "activations": activation_fingerprint(model),
-        "started_from": started_from,
-        "recipe": recipe.to_dict(),
-        "monitor": TASKS[recipe.task].monitor,
-        "processes": state.num_processes,
-        "data": {
-            "name": data_name,
-            "train_images": len(training),
-            "validation_images": len(validation),
-            "test_images": len(test_split) if test_split else 0,
-            "train_sha256": train_split.sha256(),
-            "test_sha256": test_split.sha256() if test_split else None,
-        },
-    }
+    _check_length(recipe)
+    splits = {"train": train_split, **({"test": test_split} if test_split else {})}
+    identity = identify(model, recipe, splits, data_name, started_from)
     trainer = Trainer(
         model,
         recipe,
@@ -166,16 +168,7 @@ def train_on(
     with own_folder(output, identity, state.is_main_process):
         state.wait_for_everyone()
         trainer.resume()
-        plain = {key: str(value) if isinstance(value, list) else value for key, value in recipe.to_dict().items()}
-        config = {key: value for key, value in plain.items() if value is not None}  # trackers take no lists
-        trainer.accelerator.init_trackers("timm_layeract", config)
-        for record in trainer.fit():
-            say(_line(record, trainer))
-            parts = {"train": record.train, "val": record.val}
-            figures = {f"{part}/{name}": value for part, each in parts.items() for name, value in each.items()}
-            trainer.accelerator.log({"lr": record.lr, **figures}, record.epoch + 1)
-        for each in trainer.accelerator.trackers:
-            each.finish()
+        fit(trainer)
         result = _finish(trainer, identity, test_split)
         if state.is_main_process:
             save_pretrained(trainer.evaluated, output / "model", train_split.classes)
@@ -184,6 +177,42 @@ def train_on(
             say(_summary(result, output))
         state.wait_for_everyone()
     return result
+
+
+def identify(
+    model: torch.nn.Module,
+    recipe: Recipe,
+    splits: Mapping[str, Any],
+    data_name: str,
+    started_from: str | None,
+) -> dict[str, Any]:
+    """What makes a run this one and no other: run.json, and the head of result.json.
+
+    Args:
+        model: Network with a `pretrained_cfg`.
+        recipe: What is done.
+        splits: ``"train"``, the held-out images included, and perhaps ``"test"``.
+        data_name: What the data is called in results.
+        started_from: Names the weights that the model came with.
+    """
+    train, test = splits["train"], splits.get("test")
+    held = round(len(train) * recipe.validation_fraction)
+    return {
+        "model": model.pretrained_cfg["architecture"],  # type: ignore[index]
+        "activations": activation_fingerprint(model),
+        "started_from": started_from,
+        "recipe": recipe.to_dict(),
+        "monitor": TASKS[recipe.task].monitor,
+        "processes": process_state().num_processes,
+        "data": {
+            "name": data_name,
+            "train_images": len(train) - held,
+            "validation_images": held,
+            "test_images": len(test) if test else 0,
+            "train_sha256": train.sha256(),
+            "test_sha256": test.sha256() if test else None,
+        },
+    }
 
 
 def dry_run(
@@ -215,6 +244,20 @@ def dry_run(
     )
 
 
+def _check_length(recipe: Recipe) -> None:
+    if recipe.epochs == 0:
+        raise UserError(f"Recipe {recipe.name} trains for 0 epochs; give more.")
+
+
+def _input_size(name: str) -> tuple[int, int]:
+    """(H, W) that a network is made for."""
+    if is_smp(name):
+        return 0, 0  # its data keeps the sizes that it has
+    with torch.device("meta"):  # without memory
+        height, width = timm.create_model(name).pretrained_cfg["input_size"][1:]  # type: ignore[index]
+    return height, width
+
+
 def check_model_name(name: str) -> None:
     """Refuse a model name that timm does not know, with close names."""
     if ":" not in name and not timm.is_model(name):
@@ -233,7 +276,11 @@ def check_tracker(name: str) -> tuple[str, ...]:
 
 
 def create_network(name: str, pretrained: bool, num_classes: int) -> torch.nn.Module:
-    """timm's `create_model`, with a missing checkpoint reported in one line."""
+    """timm's `create_model`, or SMP's of a name with ``smp:``; a missing checkpoint is reported in one line."""
+    if is_smp(name):
+        from ..smp.networks import create_by_name, load_by_name
+
+        return load_by_name(name) if pretrained else create_by_name(name, num_classes)
     if pretrained and ":" not in name and not timm.models.is_model_pretrained(name):
         with_weights = timm.list_models("*lasilu*", pretrained=True)
         raise UserError(f"{name} has no pretrained weights; models of ours that have: {', '.join(with_weights)}.")
@@ -250,16 +297,37 @@ def _finish(trainer: Trainer, identity: dict[str, Any], test_split: Split | None
     test = {**trainer.evaluate(test_split), "images": len(test_split)} if test_split else None
     result = {**identity, "best_epoch": best.epoch + 1, "validation": best.val, "test": test}
     if trainer.accelerator.is_main_process:
-        times = trainer.times
-        environment = {
-            "train_seconds": round(sum(epoch.seconds for epoch in times)),
-            "images_per_second": round(statistics.median(epoch.images_per_second for epoch in times)),
-            "threads": torch.get_num_threads(),
-            **surroundings(trainer.accelerator.device, ("timm-layeract", "torch", "timm", "accelerate", "datasets")),
-        }
-        write_json(trainer.output / "environment.json", environment)
-        write_json(path, result)
+        write_result(trainer, result)
     return result
+
+
+def fit(trainer: Trainer) -> None:
+    """Train the epochs that are left, with a line for a person and the trackers' entries for each."""
+    recipe = trainer.recipe.to_dict()
+    plain = {key: str(value) if isinstance(value, list) else value for key, value in recipe.items()}
+    config = {key: value for key, value in plain.items() if value is not None}  # trackers take no lists
+    trainer.accelerator.init_trackers("timm_layeract", config)
+    for record in trainer.fit():
+        trainer.report(_line(record, trainer))
+        parts = {"train": record.train, "val": record.val}
+        figures = {f"{part}/{name}": value for part, each in parts.items() for name, value in each.items()}
+        trainer.accelerator.log({"lr": record.lr, **figures}, record.epoch + 1)
+    for each in trainer.accelerator.trackers:
+        each.finish()
+
+
+def write_result(trainer: Trainer, result: dict[str, Any], **measured: Any) -> None:
+    """Write environment.json, with what else was measured of this machine, then result.json."""
+    speeds = [epoch.images_per_second for epoch in trainer.times]
+    environment = {
+        "train_seconds": round(sum(epoch.seconds for epoch in trainer.times)),
+        "images_per_second": round(statistics.median(speeds)) if speeds else 0,
+        **measured,
+        "threads": torch.get_num_threads(),
+        **surroundings(trainer.accelerator.device, ("timm-layeract", "torch", "timm", "accelerate", "datasets")),
+    }
+    write_json(trainer.output / "environment.json", environment)
+    write_json(trainer.output / "result.json", result)
 
 
 def _line(record: EpochRecord, trainer: Trainer) -> str:
@@ -281,5 +349,5 @@ def _summary(result: dict[str, Any], output: Path) -> str:
     )
 
 
-def _silent(_: str) -> None:
+def silent(_: str) -> None:
     """Say nothing: a process that is not the main one."""

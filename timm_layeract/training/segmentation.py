@@ -97,9 +97,11 @@ class Segmentation:
         self.stride: int = model.feature_info[-1]["reduction"]  # type: ignore[index,assignment]
 
     @staticmethod
-    def splits(source: str, recipe: Recipe, input_size: tuple[int, int], progress: bool) -> dict[str, MaskSplit]:
+    def splits(
+        source: str, recipe: Recipe, input_size: tuple[int, int], progress: bool, labelled: bool = True
+    ) -> dict[str, MaskSplit]:
         """The data set, at the sizes that its images have."""
-        return load_mask_splits(source, progress)
+        return load_mask_splits(source, progress, labelled)
 
     def inputs(self, batch: tuple[list[Tensor], list[Tensor]], random: SampleRandom | None) -> tuple[Tensor, Tensor]:
         """Windows where `random` is given; else one whole image, mirrored to the stride."""
@@ -118,6 +120,15 @@ class Segmentation:
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Mean over samples, and over the outputs of deep supervision (Zhou et al. 2018, equation 3)."""
         return torch.stack([bce_dice(output, targets).mean() for output in _each(outputs)]).mean()
+
+    def match(self, outputs: Tensor, others: Tensor) -> Tensor:
+        """Binary cross-entropy with the other network's probabilities, of the deepest output."""
+        deepest, wanted = _each(outputs)[-1].float(), _each(others)[-1].float().sigmoid()
+        return F.binary_cross_entropy_with_logits(deepest, wanted)
+
+    def decide(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        found = (_each(outputs)[-1][:, 0] >= 0).to(targets.dtype)
+        return torch.where(targets == IGNORED, targets, found)
 
     def predict(self, network: nn.Module, inputs: Tensor) -> Tensor:
         return network(inputs).float()

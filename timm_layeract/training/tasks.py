@@ -19,9 +19,10 @@ from ..errors import UserError
 from ..models.unet_layeract import UNet, UNetPlusPlus
 from .recipe import Recipe
 
-__all__ = ["Classification", "Task"]
+__all__ = ["Classification", "NamedTask", "Task"]
 
 PGD_STEPS = 7
+TEMPERATURE = 2.0  # of distillation
 
 
 class Task(Protocol):
@@ -37,15 +38,17 @@ class Task(Protocol):
     one_by_one: bool
     input_size: tuple[int, int]
 
-    @staticmethod
-    def splits(source: str, recipe: Recipe, input_size: tuple[int, int], progress: bool) -> dict[str, Any]:
-        """The data set by name: ``"train"`` and perhaps ``"test"``, each a map-style data set with `__getitems__`."""
-
     def inputs(self, batch: tuple[Tensor, ...], random: SampleRandom | None) -> tuple[Tensor, Tensor]:
         """Network inputs and targets from what the split hands out, augmented where `random` is given."""
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """What is minimised: a mean over the samples."""
+
+    def match(self, outputs: Tensor, others: Tensor) -> Tensor:
+        """How far outputs lie from those of another network (a teacher): a mean over the samples, to be minimised."""
+
+    def decide(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """What outputs of `predict` say as targets; where `targets` say that nothing counts, they still do."""
 
     def predict(self, network: nn.Module, inputs: Tensor) -> Tensor:
         """Outputs for evaluation."""
@@ -58,6 +61,19 @@ class Task(Protocol):
 
     def illustrate(self, network: nn.Module, data: Any, path: Path) -> None:
         """Save a picture of what the network makes of some held-out samples, if there is anything to see."""
+
+
+class NamedTask(Task, Protocol):
+    """A task that reads a data set by name."""
+
+    @staticmethod
+    def splits(
+        source: str, recipe: Recipe, input_size: tuple[int, int], progress: bool, labelled: bool = True
+    ) -> dict[str, Any]:
+        """The data set by name: ``"train"`` and perhaps ``"test"``, each a map-style data set with `__getitems__`.
+
+        With `labelled` False it need have no labels, and none are read.
+        """
 
 
 class Classification:
@@ -91,9 +107,11 @@ class Classification:
                 )
 
     @staticmethod
-    def splits(source: str, recipe: Recipe, input_size: tuple[int, int], progress: bool) -> dict[str, Split]:
+    def splits(
+        source: str, recipe: Recipe, input_size: tuple[int, int], progress: bool, labelled: bool = True
+    ) -> dict[str, Split]:
         """The data set, decoded at the size that the network takes."""
-        return load_splits(source, input_size, recipe.ten_crop, progress)
+        return load_splits(source, input_size, recipe.ten_crop, progress, labelled)
 
     def inputs(self, batch: tuple[Tensor, ...], random: SampleRandom | None) -> tuple[Tensor, Tensor]:
         images, labels = batch
@@ -132,6 +150,14 @@ class Classification:
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return F.cross_entropy(outputs, targets, label_smoothing=self.recipe.label_smoothing)
+
+    def match(self, outputs: Tensor, others: Tensor) -> Tensor:
+        """Divergence of the softened predictions (Hinton et al. 2015), times the square of the temperature."""
+        soft, wanted = ((each.float() / TEMPERATURE).log_softmax(1) for each in (outputs, others))
+        return TEMPERATURE**2 * F.kl_div(soft, wanted, log_target=True, reduction="batchmean")
+
+    def decide(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return outputs.argmax(1)
 
     def predict(self, network: nn.Module, inputs: Tensor) -> Tensor:
         """Logits; of images decoded for ten crops, the logarithm of the crops' mean probabilities."""

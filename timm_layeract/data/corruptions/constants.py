@@ -12,6 +12,8 @@ from ...errors import UserError, did_you_mean
 __all__ = [
     "CATEGORIES",
     "CORRUPTIONS",
+    "QUICK_CATEGORY",
+    "QUICK_IMAGES",
     "SEVERITIES",
     "SIMPLE",
     "benchmark_of",
@@ -157,6 +159,8 @@ _STRENGTHS: dict[str, dict[str, tuple[Any, ...]]] = {
         ),
     },
 }
+# A quick look at robustness: one category, on the first images.
+QUICK_CATEGORY, QUICK_IMAGES = "noise", 2000
 # Longest side up to which each benchmark's strengths apply, and what it scales the frost photographs by.
 _SIZES = {"CIFAR-10-C": (32, 0.2), "Tiny-ImageNet-C": (64, 0.3), "ImageNet-C": (None, 1.0)}
 

@@ -1,0 +1,116 @@
+"""SMP's networks by name, and with the attributes that timm's have, so that one engine trains both.
+
+Imports segmentation_models_pytorch, timm, and its sibling `architectures`.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import segmentation_models_pytorch as smp
+from huggingface_hub.errors import HFValidationError
+from segmentation_models_pytorch.base import SegmentationModel
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
+from ..errors import UserError, did_you_mean
+from ..names import SMP
+from ..pretrained import HUB_ERRORS, hub_reason
+from .architectures import NOT_ARGUMENTS, VARIANT, create_model
+from .encoders import LAYERACT
+
+__all__ = ["create_by_name", "like_timm", "load_by_name", "with_activation"]
+
+SIDE = 256  # of the windows it is trained on where no recipe says; a multiple of every encoder's stride
+
+
+def create_by_name(name: str, classes: int = 1) -> SegmentationModel:
+    """A network as it is initialised.
+
+    Args:
+        name: ``smp:ARCHITECTURE/ENCODER`` (``smp:unet_lasilu/resnet34_lasilu``), with the name of pretrained weights of
+            the encoder as a third part where it starts from any (``smp:unet/resnet34/imagenet``).
+        classes: Maps that it gives.
+
+    Raises:
+        UserError: Another form, or an unknown architecture or encoder.
+    """
+    parts = name.removeprefix(SMP).split("/")
+    if len(parts) not in (2, 3):
+        raise UserError(f"{name} names no network of SMP: give {SMP}ARCHITECTURE/ENCODER, as smp:unet/resnet34.")
+    arch, encoder = parts[:2]
+    weights = parts[2] if len(parts) == 3 else None
+    known = smp.MODEL_ARCHITECTURES_MAPPING
+    if arch not in known:
+        raise UserError(f"SMP has no architecture {arch!r}; {did_you_mean(arch, known)}")
+    if encoder not in smp.encoders.encoders and not encoder.startswith("tu-"):
+        raise UserError(f"SMP has no encoder {encoder!r}; {did_you_mean(encoder, smp.encoders.encoders)}")
+    arguments: dict[str, Any] = dict(encoder_name=encoder, encoder_weights=weights, classes=classes)
+    # those of ours are in SMP's registry; SMP's own are made so that they record their activations
+    ours = arch.rpartition("_")[0] in known
+    model = smp.create_model(arch, **arguments) if ours else create_model(arch, **arguments)
+    return like_timm(model, name)
+
+
+def load_by_name(name: str) -> SegmentationModel:
+    """A trained network: ``smp:FOLDER`` or ``smp:ORG/NAME`` of one that SMP saved, in evaluation mode.
+
+    Raises:
+        UserError: There is none, or it cannot be read.
+    """
+    place = name.removeprefix(SMP)
+    if Path(place).is_dir() and not (Path(place) / "config.json").is_file():
+        raise UserError(f"{place} holds no network that SMP saved: it has no config.json.")
+    try:
+        return like_timm(smp.from_pretrained(place)).eval()
+    except HFValidationError as error:
+        raise UserError(f"There is no folder {place}, and it is no name on the Hub.") from error
+    except HUB_ERRORS as error:
+        raise UserError(f"{name} cannot be loaded: {hub_reason(error)}") from error
+
+
+def with_activation(model: SegmentationModel, to: str) -> SegmentationModel:
+    """The same network with another activation in encoder and decoder, and the same weights.
+
+    Args:
+        model: Any of SMP's architectures.
+        to: Registered activation. Where SMP has an encoder of that name (``resnet34_lasilu``), it is that encoder.
+
+    Raises:
+        UserError: Weights that do not fit, as the activation has parameters of its own.
+    """
+    arguments = {key: value for key, value in model._hub_mixin_config.items() if key not in NOT_ARGUMENTS}
+    stock = arguments["encoder_name"]
+    for suffix in LAYERACT:
+        stock = stock.removesuffix(suffix)
+    encoder = f"{stock}_{to}"
+    named = encoder in smp.encoders.encoders
+    architecture = type(model).__name__.removeprefix(VARIANT)
+    changes = dict(encoder_name=encoder) if named else dict(encoder_name=stock, encoder_activation=to)
+    built = create_model(
+        architecture.lower(), **{**arguments, "encoder_weights": None, "decoder_activation": to, **changes}
+    )
+    try:
+        built.load_state_dict(model.state_dict())
+    except RuntimeError as error:
+        raise UserError(f"{to} has parameters of its own, so a trained network cannot just take it.") from error
+    return like_timm(built)
+
+
+def like_timm(model: SegmentationModel, name: str | None = None) -> SegmentationModel:
+    """Give a network what timm's have: `pretrained_cfg`, `num_classes`, `in_chans`, `feature_info`.
+
+    Its inputs are taken to be normalised by ImageNet's mean and deviation, as those of SMP's encoders are. `name` is
+    what it was made by.
+    """
+    config: dict[str, Any] = model._hub_mixin_config
+    channels = config["in_channels"]
+    described = {
+        "architecture": name or f"{SMP}{type(model).__name__}/{config['encoder_name']}",
+        "input_size": (channels, SIDE, SIDE),
+        "mean": IMAGENET_DEFAULT_MEAN if channels == 3 else (0.5,) * channels,
+        "std": IMAGENET_DEFAULT_STD if channels == 3 else (0.5,) * channels,
+    }
+    stride = model.encoder.output_stride
+    values = dict(pretrained_cfg=described, num_classes=config["classes"], in_chans=channels)
+    for key, value in {**values, "feature_info": [{"reduction": stride}]}.items():
+        setattr(model, key, value)
+    return model
