@@ -40,6 +40,7 @@ __all__ = [
     "NormalizedAct",
     "SwapReport",
     "SwitchNorm2d",
+    "adapt",
     "functional",
     "fuse",
     "kernels",
@@ -51,5 +52,13 @@ __all__ = [
     "swap_activations",
     "unfuse",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """`adapt`, imported when it is asked for, as it needs the training engine."""
+    if name == "adapt":
+        return import_module(f"{__name__}.adaptation").adapt
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 when_imported("segmentation_models_pytorch", lambda: import_module(f"{__name__}.smp"))

@@ -6,6 +6,7 @@ from typing import NoReturn
 import typer
 
 from ..errors import UserError
+from .adaptation import adapt
 from .analyze import app as analyze
 from .evaluation import corrupt, robustness, shifts, significance
 from .hub import convert, download, info, list_, publish
@@ -24,7 +25,22 @@ app = typer.Typer(
     help="Layer-level activations for timm: train, tune and use networks that run them, get and publish trained ones.",
 )
 COMMANDS = (
-    *(train, finetune, recipes, runs, embed, predict, list_, info, download, convert, publish, r_score, convergence),
+    *(
+        train,
+        finetune,
+        adapt,
+        recipes,
+        runs,
+        embed,
+        predict,
+        list_,
+        info,
+        download,
+        convert,
+        publish,
+        r_score,
+        convergence,
+    ),
     *(robustness, corrupt, significance, shifts),
 )
 for command in COMMANDS:

@@ -1,0 +1,277 @@
+"""Adapting a trained network to another activation: swap, re-estimate BatchNorm's statistics, fine-tune, report.
+
+Swapping alone destroys a network, as every BatchNorm behind an activation has statistics of what is no longer there;
+without a gradient much comes back, and a few epochs on the labels and on what the network said before bring the rest.
+Imports torch, `training`, `data`, `evaluation.networks` and its siblings. A run's folder is that of a training, with
+report.md and report.png beside.
+"""
+
+import time
+from collections.abc import Mapping
+from contextlib import nullcontext
+from copy import deepcopy
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from accelerate.utils import set_seed
+from timm.data import resolve_model_data_config
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim.swa_utils import update_bn
+
+from ..checkpoints import save_pretrained, save_weights
+from ..data.masks import MaskSplit
+from ..data.sources import Split, holdout
+from ..errors import UserError
+from ..evaluation.networks import load_network
+from ..manifest import HUB_FILE
+from ..models.unet_layeract import UNet, UNetPlusPlus
+from ..progress import tracked
+from ..training.engine import Trainer, process_state
+from ..training.folder import check_output, own_folder
+from ..training.progress import show_figures
+from ..training.recipe import Recipe, load_recipe
+from ..training.run import TASKS, Report, check_tracker, fit, identify, silent, write_result
+from .distillation import Taught
+from .noise import quick_set, under_noise
+from .report import write_report
+from .target import target_network
+
+__all__ = ["RECIPES", "STATISTICS_BATCHES", "adapt"]
+
+RECIPES = {"classification": "adapt", "segmentation": "adapt_segmentation"}  # by task
+STATISTICS_BATCHES = 60
+Splits = Mapping[str, Split | MaskSplit]
+
+
+def adapt(
+    model: nn.Module | str,
+    to: str = "lasilu",
+    *,
+    data: str | Splits,
+    output: str | Path | None = None,
+    epochs: int | None = None,
+    recipe: str | None = None,
+    distill: bool = True,
+    unlabelled: bool = False,
+    statistics_batches: int = STATISTICS_BATCHES,
+    data_name: str | None = None,
+    resume: bool = False,
+    tracker: str = "none",
+    checkpoint_steps: int = 500,
+    workers: int | None = None,
+    progress: bool = True,
+    report: Report = print,
+    **changes: Any,
+) -> nn.Module:
+    """Turn a trained network into one with another activation.
+
+    Args:
+        model: timm's or SMP's, which is left as it is; or where it lies: a timm name with weights
+            (``resnet50.a1_in1k``), ``hf-hub:ORG/NAME``, ``local-dir:FOLDER``, a training run's folder,
+            ``ARCHITECTURE=FILE``, ``smp:FOLDER``.
+        to: Registered activation: lasilu, lahardsilu, silu, ...
+        data: Folder or Hub data set of the network's own classes, as for training; or its splits ``"train"`` and
+            perhaps ``"test"``. A tenth of the training images is held out, as the recipe's seed says.
+        output: Folder of the run, new or empty unless `resume`; None keeps nothing but the network.
+        epochs: Instead of the recipe's 3; 0 stops after the statistics, which needs no labels.
+        recipe: Of the fine-tuning, one of ours or a YAML file; ``adapt``, or ``adapt_segmentation`` of a segmentation
+            network, if None.
+        distill: Learn what the untouched network says beside the labels (one forward pass of it more).
+        unlabelled: Learn only that, and read no labels; all figures then say how far the two networks agree.
+        statistics_batches: Batches that BatchNorm's statistics are averaged over, each counting the same.
+        data_name: What the data is called in results; the last part of `data` if None.
+        resume: Continue the run in `output` after its newest checkpoint.
+        tracker: ``none``, or one of accelerate's trackers.
+        checkpoint_steps: Optimizer steps between checkpoints within an epoch.
+        workers: Processes that read data; by default none for data in memory.
+        progress: Show progress bars.
+        report: Called with lines for a person to read.
+        **changes: Other values for keys of the recipe: ``lr``, ``batch_size``, ``seed``, ...
+
+    Returns:
+        The new network, in evaluation mode: of the registered architecture where there is one.
+
+    Raises:
+        UserError: No such network, data or activation; nothing to swap; data with other classes; an activation with
+            parameters of its own; `unlabelled` without `distill`; everything that training refuses.
+    """
+    if unlabelled and not distill:
+        raise UserError(
+            "Without labels there is nothing to learn from but the network's own outputs: leave distill on."
+        )
+    if statistics_batches < 0:
+        raise UserError(f"statistics_batches must be 0 or more, got {statistics_batches}.")
+    if output is not None:
+        check_output(Path(output), resume)
+    source = load_network(model) if isinstance(model, str) else model
+    if hasattr(source, "_hub_mixin_config"):
+        from ..smp.networks import like_timm
+
+        source = like_timm(source)
+    if "architecture" not in getattr(source, "pretrained_cfg", {}):
+        raise UserError(
+            f"{type(source).__name__} was made neither by timm nor by SMP: swap_activations, then train it."
+        )
+    target = target_network(source, to)
+    kind = "segmentation" if _is_dense(source) else "classification"
+    chosen = load_recipe(recipe or RECIPES[kind], epochs=epochs, **changes)
+    if chosen.task != kind:
+        raise UserError(
+            f"Recipe {chosen.name} is for {chosen.task}, the network is one of {kind}: try {RECIPES[kind]}."
+        )
+    splits = _open(data, source, chosen, progress, not unlabelled) if isinstance(data, str) else data
+    if not unlabelled:
+        names = tuple(source.pretrained_cfg.get("label_names") or ())  # type: ignore[union-attr,operator]
+        # those of a network that was not loaded just now may be another checkpoint's
+        _check_classes(splits["train"].classes, int(source.num_classes), names if isinstance(model, str) else ())  # type: ignore[arg-type]
+    training, validation = holdout(splits["train"], chosen.validation_fraction, chosen.seed)  # type: ignore[arg-type]
+    called = data_name or (Path(data).name if isinstance(data, str) else "data")
+    started_from = model if isinstance(model, str) else str(source.pretrained_cfg["architecture"])  # type: ignore[index]
+    identity = {
+        **identify(target, chosen, splits, called, started_from),
+        "adaptation": dict(to=to, distill=distill, unlabelled=unlabelled, statistics_batches=statistics_batches),
+    }
+    state = process_state()
+    set_seed(chosen.seed)
+    teacher = deepcopy(source).eval().to(state.device)
+    if chosen.channels_last:
+        teacher = teacher.to(memory_format=torch.channels_last)
+    task = TASKS[kind](target, chosen, splits["train"])
+    with TemporaryDirectory() if output is None else nullcontext(output) as folder:
+        trainer = Trainer(
+            target,
+            chosen,
+            Taught(task, teacher, chosen, labelled=not unlabelled) if distill else task,
+            training,
+            validation,
+            Path(folder),
+            checkpoint_steps=checkpoint_steps,
+            workers=splits["train"].workers if workers is None else workers,
+            trackers=check_tracker(tracker),
+            progress=progress,
+            report=report if state.is_main_process else silent,
+        )
+        with own_folder(Path(folder), identity, state.is_main_process):
+            state.wait_for_everyone()
+            _run(trainer, teacher, identity, splits)
+            state.wait_for_everyone()
+        return trainer.evaluated.eval().cpu()
+
+
+def _run(trainer: Trainer, teacher: nn.Module, identity: dict[str, Any], splits: Splits) -> None:
+    """Everything between the swap and the report."""
+    result_path = trainer.output / "result.json"
+    if result_path.exists():  # a finished run resumed: the test images have been read
+        trainer.load_best()
+        return
+    stages, seconds = _statistics(trainer, teacher, identity["adaptation"]["statistics_batches"])
+    trainer.resume()
+    fit(trainer)
+    stages += [{"stage": f"epoch {record.epoch + 1}", **record.val} for record in trainer.history]
+    if trainer.history:
+        trainer.load_best()
+    elif trainer.accelerator.is_main_process:
+        save_weights(trainer.evaluated, trainer.best_weights)
+    test = splits.get("test")
+    noisy = quick_set(test or trainer.val_data)  # type: ignore[arg-type]
+    monitor = trainer.task.monitor
+    networks = {"original": teacher, "adapted": trainer.evaluated}
+    evaluate = {name: partial(_figure, trainer, network, monitor) for name, network in networks.items()}
+    adaptation = {
+        **identity["adaptation"],
+        "stages": stages,
+        "test_before": trainer.evaluate(test, teacher) if test else None,
+        "noise": {
+            "images": len(noisy),
+            "split": "test" if test else "held out",
+            "without": {name: figure(noisy) for name, figure in evaluate.items()},
+            "corruptions": under_noise(noisy, evaluate, trainer.progress),
+        },
+    }
+    result = {
+        **identity,
+        "adaptation": adaptation,
+        "best_epoch": trainer.best.epoch + 1 if trainer.history else 0,
+        "validation": trainer.best.val if trainer.history else _figures(stages[-1]),
+        "test": {**trainer.evaluate(test), "images": len(test)} if test else None,
+    }
+    if trainer.accelerator.is_main_process:
+        _save(trainer, splits["train"].classes)
+        trainer.task.illustrate(trainer.evaluated, trainer.val_data, trainer.output / "examples.png")
+        write_result(trainer, result, statistics_seconds=round(seconds, 1))
+        trainer.report(write_report(result, trainer.output))
+
+
+def _statistics(trainer: Trainer, teacher: nn.Module, batches: int) -> tuple[list[dict[str, Any]], float]:
+    """Re-estimate BatchNorm's statistics; returns the held-out figures of each stage, and the seconds it took."""
+    held = trainer.val_data
+    stages = [{"stage": "original", **trainer.evaluate(held, teacher)}]
+    stages.append({"stage": "swapped", **trainer.evaluate(held)})
+    started = time.perf_counter()
+    if not any(isinstance(module, _BatchNorm) for module in trainer.unwrapped.modules()):
+        trainer.report("The network has no BatchNorm: there are no statistics to re-estimate.")
+    elif batches:
+        inputs = trainer.first_inputs(batches)
+        update_bn(tracked(inputs, "re-estimating statistics", trainer.progress, batches), trainer.unwrapped)
+        if trainer.ema:
+            trainer.ema.set(trainer.unwrapped)
+        seconds = time.perf_counter() - started
+        stages.append({"stage": "re-estimated", **trainer.evaluate(held)})
+        _say(trainer, stages)
+        return stages, seconds
+    _say(trainer, stages)
+    return stages, 0.0
+
+
+def _say(trainer: Trainer, stages: list[dict[str, Any]]) -> None:
+    for stage in stages:
+        trainer.report(f"{stage['stage']:12}  held-out {show_figures(_figures(stage))}")
+
+
+def _figures(stage: Mapping[str, Any]) -> dict[str, float]:
+    return {name: value for name, value in stage.items() if name != "stage"}
+
+
+def _figure(trainer: Trainer, network: nn.Module, monitor: str, split: Any) -> float:
+    return trainer.evaluate(split, network)[monitor]
+
+
+def _save(trainer: Trainer, classes: tuple[str, ...]) -> None:
+    """Save the network in the Hub's layout, or, where no config can describe it, its weights alone."""
+    network, folder = trainer.evaluated, trainer.output / "model"
+    names = classes or tuple(network.pretrained_cfg.get("label_names") or ())  # type: ignore[union-attr,operator]
+    try:
+        save_pretrained(network, folder, names)
+    except UserError as error:
+        save_weights(network, folder / HUB_FILE)
+        trainer.report(
+            f"{error} Its weights are in {folder / HUB_FILE}, with the record of its activations: load them into the "
+            f"network after swap_activations."
+        )
+
+
+def _open(data: str, source: nn.Module, recipe: Recipe, progress: bool, labelled: bool) -> Splits:
+    """The splits of a data set by name, in the size that the network takes."""
+    size = recipe.image_size or tuple(resolve_model_data_config(source)["input_size"][1:])
+    state = process_state()
+    with state.main_process_first():  # the first to read fills the cache that the others read
+        return TASKS[recipe.task].splits(data, recipe, size, progress and state.is_main_process, labelled)
+
+
+def _check_classes(classes: tuple[str, ...], count: int, names: tuple[str, ...]) -> None:
+    """Refuse data whose classes are not the network's, of which the names may be known."""
+    ways = "fine-tune it on these (layeract finetune), or adapt it without labels (--unlabelled)"
+    if len(classes) != count:
+        raise UserError(f"The data has {len(classes)} classes, the network {count}: {ways}.")
+    for index, (own, other) in enumerate(zip(names, classes, strict=False)):
+        if own != other:
+            raise UserError(f"Class {index} is {other!r} in the data and {own!r} in the network: {ways}.")
+
+
+def _is_dense(model: nn.Module) -> bool:
+    """Whether a network gives a map, not a class."""
+    return isinstance(model, UNet | UNetPlusPlus) or hasattr(model, "_hub_mixin_config")

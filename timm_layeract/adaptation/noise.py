@@ -1,0 +1,58 @@
+"""Figures under noise: what the quick set of `layeract robustness` is, for any task. Imports torch and `data`."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from ..data.corruptions.constants import CATEGORIES, QUICK_CATEGORY, QUICK_IMAGES, SEVERITIES
+from ..data.corruptions.generate import corrupt
+from ..data.masks import MaskSplit
+from ..data.sources import ImageSplit, Split
+from ..progress import progress_bar
+
+__all__ = ["quick_set", "under_noise"]
+
+Evaluate = Callable[[Any], float]
+
+
+def quick_set(split: Split | MaskSplit) -> ImageSplit | MaskSplit:
+    """The first images of a split, in memory."""
+    taken = split.take(torch.arange(min(len(split), QUICK_IMAGES)))
+    if isinstance(taken, ImageSplit | MaskSplit):
+        return taken
+    images, labels = taken.__getitems__(range(len(taken)))
+    return ImageSplit(images, labels, taken.classes)
+
+
+def under_noise(
+    split: ImageSplit | MaskSplit, evaluate: Mapping[str, Evaluate], progress: bool
+) -> dict[str, dict[str, list[float]]]:
+    """What each of some networks makes of a split under each noise.
+
+    Args:
+        split: Uncorrupted.
+        evaluate: Gives a figure of a split, by the name of the network.
+        progress: Show a progress bar.
+
+    Returns:
+        corruption -> network -> figure at each severity.
+    """
+    names = CATEGORIES[QUICK_CATEGORY]
+    found: dict[str, dict[str, list[float]]] = {name: {network: [] for network in evaluate} for name in names}
+    with progress_bar(progress) as bar:
+        task = bar.add_task("noise", total=len(names) * len(SEVERITIES))
+        for name in names:
+            for severity in SEVERITIES:
+                noisy = _corrupted(split, name, severity)
+                for network, figure in evaluate.items():
+                    found[name][network].append(figure(noisy))
+                bar.advance(task)
+    return found
+
+
+def _corrupted(split: ImageSplit | MaskSplit, name: str, severity: int) -> ImageSplit | MaskSplit:
+    if isinstance(split, ImageSplit):
+        return ImageSplit(corrupt(split.images, name, severity), split.labels, split.classes)
+    images = [corrupt(image[None], name, severity, [index])[0] for index, image in enumerate(split.images)]
+    return MaskSplit(tuple(images), split.masks, split.classes)

@@ -1,0 +1,74 @@
+"""The network that a trained one becomes: the same weights, another activation, a name that says so where there is one.
+
+Imports timm, `swap`, `fingerprint`, `checkpoints`; `smp` for its networks.
+"""
+
+from copy import deepcopy
+from typing import Any
+
+import timm
+from timm.models._input import get_model_args
+from torch import nn
+
+from ..checkpoints import FINGERPRINT_KEY, SWAP_MARK
+from ..errors import UserError
+from ..fingerprint import activation_fingerprint, fingerprint_mismatches
+from ..registry import activation_factory
+from ..swap import swap_activations
+
+__all__ = ["target_network"]
+
+
+def target_network(model: nn.Module, to: str) -> nn.Module:
+    """A copy of a trained network with another activation.
+
+    It is the registered architecture of that activation where there is one (``resnet50`` becomes ``resnet50_lasilu``,
+    its alpha included), else the architecture built with ``act_layer=to``, else a copy whose activations are swapped,
+    which timm cannot rebuild from a config.
+
+    Args:
+        model: timm's or SMP's, left as it is.
+        to: Registered activation.
+
+    Raises:
+        UserError: An unknown activation, one with parameters of its own, a network that has nothing to swap or runs
+            this activation already.
+    """
+    activation_factory(to)
+    swapped = deepcopy(model)
+    try:
+        swap_activations(swapped, to)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    if swapped.state_dict().keys() != model.state_dict().keys():
+        raise UserError(f"{to} has parameters of its own, so a trained network cannot just take it; train it anew.")
+    target = _smp(model, to) if hasattr(model, "_hub_mixin_config") else _timm(model, to, swapped)
+    if not fingerprint_mismatches(activation_fingerprint(model), activation_fingerprint(target)):
+        raise UserError(f"The network runs {to} already: there is nothing to adapt.")
+    return target.train(model.training)
+
+
+def _smp(model: nn.Module, to: str) -> nn.Module:
+    from ..smp.networks import with_activation
+
+    return with_activation(model, to)
+
+
+def _timm(model: nn.Module, to: str, swapped: nn.Module) -> nn.Module:
+    """Built by name if that describes it; `swapped` otherwise."""
+    cfg: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
+    own = cfg["architecture"]
+    args = {name: value for name, value in get_model_args(model).items() if name not in (SWAP_MARK, FINGERPRINT_KEY)}
+    registered = f"{own}_{to}"
+    named = registered if timm.is_model(registered) else own
+    try:
+        built = timm.create_model(named, **(args if named == registered else {**args, "act_layer": to}))
+    except (TypeError, ValueError):  # takes no act_layer
+        return swapped
+    # a registered one may have another alpha; neither may have other sites
+    wanted, found = activation_fingerprint(swapped), activation_fingerprint(built)
+    if wanted.keys() != found.keys() or (named == own and wanted != found):
+        return swapped
+    built.load_state_dict(model.state_dict())
+    built.pretrained_cfg = {**cfg, "architecture": named}  # type: ignore[assignment]
+    return built
