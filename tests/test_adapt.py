@@ -21,6 +21,7 @@ from timm_layeract.data.masks import MaskSplit
 from timm_layeract.data.sources import ImageSplit
 from timm_layeract.errors import UserError
 from timm_layeract.fingerprint import activation_fingerprint
+from timm_layeract.training.engine import Trainer
 from timm_layeract.training.recipe import Recipe
 from timm_layeract.training.segmentation import IGNORED, Segmentation
 from timm_layeract.training.tasks import Classification
@@ -139,6 +140,28 @@ def test_unlabelled_images_need_no_classes(trained: nn.Module, splits: dict[str,
     assert set(activation_fingerprint(network).values()) == {"LASiLU(alpha=1e-05)"}
 
 
+def test_an_adaptation_that_died_ends_with_the_same_bits(
+    trained: nn.Module, splits: dict[str, ImageSplit], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = dict(epochs=2, checkpoint_steps=2, batch_size=40)  # 4 steps an epoch
+    whole = adapted(trained, splits, tmp_path / "whole", **options)
+    step = Trainer._optimizer_step
+
+    def dies(trainer: Trainer) -> None:
+        if trainer.step == 3:
+            raise KeyboardInterrupt
+        step(trainer)
+
+    monkeypatch.setattr(Trainer, "_optimizer_step", dies)
+    with pytest.raises(KeyboardInterrupt):
+        adapted(trained, splits, tmp_path / "cut", **options)
+    monkeypatch.undo()
+    cut = adapted(trained, splits, tmp_path / "cut", resume=True, **options)
+    assert all(torch.equal(a, b) for a, b in zip(cut.parameters(), whole.parameters(), strict=True))
+    results = [(tmp_path / name / "result.json").read_bytes() for name in ("cut", "whole")]
+    assert results[0] == results[1]
+
+
 def test_the_loss_is_half_the_labels_and_half_the_teacher(splits: dict[str, ImageSplit], trained: nn.Module) -> None:
     recipe = Recipe(name="tiny", epochs=1, batch_size=16, image_size=(8, 8), padding=1)
     task = Classification(trained, recipe, splits["train"])
@@ -208,7 +231,8 @@ def test_a_network_without_batch_norm_says_so(splits: dict[str, ImageSplit], tmp
     adapted(model, splits, tmp_path / "run", epochs=1, report=lines.append)
     assert "no BatchNorm" in lines[0]
     stages = json.loads((tmp_path / "run" / "result.json").read_text())["adaptation"]["stages"]
-    assert [stage["stage"] for stage in stages] == ["original", "swapped", "epoch 1"]
+    assert stages[1]["top1"] == stages[2]["top1"]
+    assert [stage["stage"] for stage in stages] == ["original", "swapped", "re-estimated", "epoch 1"]
 
 
 def test_a_network_that_no_config_describes_leaves_its_weights(

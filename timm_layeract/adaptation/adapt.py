@@ -81,7 +81,8 @@ def adapt(
         recipe: Of the fine-tuning, one of ours or a YAML file; ``adapt``, or ``adapt_segmentation`` of a segmentation
             network, if None.
         distill: Learn what the untouched network says beside the labels (one forward pass of it more).
-        unlabelled: Learn only that, and read no labels; all figures then say how far the two networks agree.
+        unlabelled: Learn from the untouched network alone and read no labels; all figures then say how far the two
+            networks agree.
         statistics_batches: Batches that BatchNorm's statistics are averaged over, each counting the same.
         data_name: What the data is called in results; the last part of `data` if None.
         resume: Continue the run in `output` after its newest checkpoint.
@@ -107,15 +108,7 @@ def adapt(
         raise UserError(f"statistics_batches must be 0 or more, got {statistics_batches}.")
     if output is not None:
         check_output(Path(output), resume)
-    source = load_network(model) if isinstance(model, str) else model
-    if hasattr(source, "_hub_mixin_config"):
-        from ..smp.networks import like_timm
-
-        source = like_timm(source)
-    if "architecture" not in getattr(source, "pretrained_cfg", {}):
-        raise UserError(
-            f"{type(source).__name__} was made neither by timm nor by SMP: swap_activations, then train it."
-        )
+    source = _described(load_network(model) if isinstance(model, str) else model)
     target = target_network(source, to)
     kind = "segmentation" if _is_dense(source) else "classification"
     chosen = load_recipe(recipe or RECIPES[kind], epochs=epochs, **changes)
@@ -125,15 +118,19 @@ def adapt(
         )
     splits = _open(data, source, chosen, progress, not unlabelled) if isinstance(data, str) else data
     if not unlabelled:
-        names = tuple(source.pretrained_cfg.get("label_names") or ())  # type: ignore[union-attr,operator]
-        # those of a network that was not loaded just now may be another checkpoint's
-        _check_classes(splits["train"].classes, int(source.num_classes), names if isinstance(model, str) else ())  # type: ignore[arg-type]
+        # the names that a network not loaded just now has may be another checkpoint's
+        _check_classes(splits["train"].classes, source, named=isinstance(model, str))
     training, validation = holdout(splits["train"], chosen.validation_fraction, chosen.seed)  # type: ignore[arg-type]
     called = data_name or (Path(data).name if isinstance(data, str) else "data")
     started_from = model if isinstance(model, str) else str(source.pretrained_cfg["architecture"])  # type: ignore[index]
     identity = {
         **identify(target, chosen, splits, called, started_from),
-        "adaptation": dict(to=to, distill=distill, unlabelled=unlabelled, statistics_batches=statistics_batches),
+        "adaptation": {
+            "to": to,
+            "distill": distill,
+            "unlabelled": unlabelled,
+            "statistics_batches": statistics_batches,
+        },
     }
     state = process_state()
     set_seed(chosen.seed)
@@ -160,6 +157,17 @@ def adapt(
             _run(trainer, teacher, identity, splits)
             state.wait_for_everyone()
         return trainer.evaluated.eval().cpu()
+
+
+def _described(model: nn.Module) -> nn.Module:
+    """A network that says its architecture, mean and deviation, as timm's do."""
+    if hasattr(model, "_hub_mixin_config"):
+        from ..smp.networks import like_timm
+
+        return like_timm(model)
+    if "architecture" not in getattr(model, "pretrained_cfg", {}):
+        raise UserError(f"{type(model).__name__} was made neither by timm nor by SMP: swap_activations, then train it.")
+    return model
 
 
 def _run(trainer: Trainer, teacher: nn.Module, identity: dict[str, Any], splits: Splits) -> None:
@@ -208,9 +216,8 @@ def _run(trainer: Trainer, teacher: nn.Module, identity: dict[str, Any], splits:
 
 def _statistics(trainer: Trainer, teacher: nn.Module, batches: int) -> tuple[list[dict[str, Any]], float]:
     """Re-estimate BatchNorm's statistics; returns the held-out figures of each stage, and the seconds it took."""
-    held = trainer.val_data
-    stages = [{"stage": "original", **trainer.evaluate(held, teacher)}]
-    stages.append({"stage": "swapped", **trainer.evaluate(held)})
+    networks = {"original": teacher, "swapped": trainer.evaluated}
+    stages = [{"stage": name, **trainer.evaluate(trainer.val_data, each)} for name, each in networks.items()]
     started = time.perf_counter()
     if not any(isinstance(module, _BatchNorm) for module in trainer.unwrapped.modules()):
         trainer.report("The network has no BatchNorm: there are no statistics to re-estimate.")
@@ -219,17 +226,12 @@ def _statistics(trainer: Trainer, teacher: nn.Module, batches: int) -> tuple[lis
         update_bn(tracked(inputs, "re-estimating statistics", trainer.progress, batches), trainer.unwrapped)
         if trainer.ema:
             trainer.ema.set(trainer.unwrapped)
-        seconds = time.perf_counter() - started
-        stages.append({"stage": "re-estimated", **trainer.evaluate(held)})
-        _say(trainer, stages)
-        return stages, seconds
-    _say(trainer, stages)
-    return stages, 0.0
-
-
-def _say(trainer: Trainer, stages: list[dict[str, Any]]) -> None:
+    seconds = time.perf_counter() - started
+    if batches:
+        stages.append({"stage": "re-estimated", **trainer.evaluate(trainer.val_data)})
     for stage in stages:
         trainer.report(f"{stage['stage']:12}  held-out {show_figures(_figures(stage))}")
+    return stages, seconds
 
 
 def _figures(stage: Mapping[str, Any]) -> dict[str, float]:
@@ -243,9 +245,8 @@ def _figure(trainer: Trainer, network: nn.Module, monitor: str, split: Any) -> f
 def _save(trainer: Trainer, classes: tuple[str, ...]) -> None:
     """Save the network in the Hub's layout, or, where no config can describe it, its weights alone."""
     network, folder = trainer.evaluated, trainer.output / "model"
-    names = classes or tuple(network.pretrained_cfg.get("label_names") or ())  # type: ignore[union-attr,operator]
     try:
-        save_pretrained(network, folder, names)
+        save_pretrained(network, folder, classes or label_names(network))
     except UserError as error:
         save_weights(network, folder / HUB_FILE)
         trainer.report(
@@ -262,14 +263,21 @@ def _open(data: str, source: nn.Module, recipe: Recipe, progress: bool, labelled
         return TASKS[recipe.task].splits(data, recipe, size, progress and state.is_main_process, labelled)
 
 
-def _check_classes(classes: tuple[str, ...], count: int, names: tuple[str, ...]) -> None:
-    """Refuse data whose classes are not the network's, of which the names may be known."""
+def _check_classes(classes: tuple[str, ...], network: nn.Module, named: bool) -> None:
+    """Refuse data whose classes are not the network's, in number or, where those are known, in name."""
+    names = label_names(network) if named else ()
     ways = "fine-tune it on these (layeract finetune), or adapt it without labels (--unlabelled)"
-    if len(classes) != count:
-        raise UserError(f"The data has {len(classes)} classes, the network {count}: {ways}.")
+    if len(classes) != network.num_classes:
+        raise UserError(f"The data has {len(classes)} classes, the network {network.num_classes}: {ways}.")
     for index, (own, other) in enumerate(zip(names, classes, strict=False)):
         if own != other:
             raise UserError(f"Class {index} is {other!r} in the data and {own!r} in the network: {ways}.")
+
+
+def label_names(network: nn.Module) -> tuple[str, ...]:
+    """Class names in a network's configuration, none where it has none."""
+    cfg: dict[str, Any] = network.pretrained_cfg  # type: ignore[assignment]
+    return tuple(cfg.get("label_names") or ())
 
 
 def _is_dense(model: nn.Module) -> bool:

@@ -1,6 +1,6 @@
 """What an adaptation came to, for a person: report.md and report.png. Imports matplotlib."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -9,7 +9,7 @@ from ..data.corruptions.constants import SEVERITIES
 from ..figures import new_figure, save_figure
 from ..files import markdown_table, write_whole
 
-__all__ = ["write_report"]
+__all__ = ["adaptations_table", "write_report"]
 
 Result = Mapping[str, Any]
 UNITS = {"top1": "accuracy", "iou": "IoU"}
@@ -42,11 +42,11 @@ def _text(result: Result) -> str:
     if result["test"]:
         before, after = adaptation["test_before"][monitor], result["test"][monitor]
         parts.append(f"Test, {figure}: {before:.2f} before, {after:.2f} after ({result['test']['images']} images).")
-    parts.append(
-        f"Cost: {adaptation['statistics_batches']} batches of {result['recipe']['batch_size']} without gradient, "
-        f"{result['recipe']['epochs']} epochs of {result['data']['train_images']} images"
-        f"{', one forward pass of the original network more each' if adaptation['distill'] else ''}."
-    )
+    cost = f"Cost: {adaptation['statistics_batches']} batches of {result['recipe']['batch_size']} without gradient"
+    if result["recipe"]["epochs"]:
+        cost += f", {result['recipe']['epochs']} epochs of {result['data']['train_images']} images"
+        cost += ", the original network's forward pass included" if adaptation["distill"] else ""
+    parts.append(f"{cost}.")
     return "\n\n".join(parts)
 
 
@@ -70,3 +70,31 @@ def plot_report(result: Result, path: Path) -> None:
         panel.grid(alpha=0.3)
         panel.legend()
     save_figure(figure, path)
+
+
+def adaptations_table(results: Sequence[Result]) -> str:
+    """Several adaptations side by side, as a Markdown table.
+
+    Args:
+        results: What each run's result.json holds; with a test split.
+    """
+    head = ("network", "data", "to", "epochs", "distilled", "before", "after", "noise before", "noise after")
+    rows = []
+    for result in results:
+        adaptation, monitor = result["adaptation"], result["monitor"]
+        noise = [
+            mean(value for found in adaptation["noise"]["corruptions"].values() for value in found[name])
+            for name in ("original", "adapted")
+        ]
+        figures = (adaptation["test_before"][monitor], result["test"][monitor], *noise)
+        rows.append(
+            (
+                f"`{result['started_from']}`",
+                result["data"]["name"],
+                adaptation["to"],
+                str(result["recipe"]["epochs"]),
+                "yes" if adaptation["distill"] else "no",
+                *(f"{figure:.2f}" for figure in figures),
+            )
+        )
+    return markdown_table(head, rows)
