@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import timm_layeract
-from timm_layeract import NormalizedAct
+from timm_layeract import NormalizedAct, normalized
 from timm_layeract.fingerprint import ActivationMismatchError, activation_fingerprint, check_fingerprint
 from timm_layeract.functional import normalized_act
 from timm_layeract.normalized import act_moments, act_statistics, merge_moments
@@ -282,6 +282,21 @@ def test_moments_of_parts_make_those_of_the_whole() -> None:
     parts = [x[:5], x[5:6], x[6:6], x[6:]]
     merged = merge_moments(torch.stack([act_moments(part, part.tanh(), nn.Tanh()) for part in parts]))
     torch.testing.assert_close(merged, act_moments(x, x.tanh(), nn.Tanh()))
+
+
+@each_function
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_large_batches_are_taken_in_pieces(
+    name: str, layout: torch.memory_format, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(normalized, "PIECE", 50)
+    kind, function, _ = REFERENCES[name]
+    x = inputs(7, 3, 4, 2).contiguous(memory_format=layout)
+    np.testing.assert_allclose(act_statistics(x, kind()), ratios(x.numpy(), name), rtol=1e-12)
+    moments = act_moments(x, kind()(x), kind())
+    y = function(x.numpy())
+    expected = [x.numel(), x.numpy().mean(), x.numpy().var(), y.mean(), y.var()]
+    np.testing.assert_allclose(moments[:5], expected, rtol=1e-12)
 
 
 # --- as a module ------------------------------------------------------------------------------------------------------
