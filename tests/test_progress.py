@@ -20,5 +20,5 @@ def test_bar_shows_loss_accuracy_and_rate(monkeypatch: pytest.MonkeyPatch) -> No
         for _ in range(4):
             bar.advance(lambda: {"loss": 2.5, "top1": 25.0}, 8)
     shown = screen.getvalue()
-    for words in ("epoch 1/2", "4/4", "loss 2.5000", "top1 25.00", "img/s"):
+    for words in ("epoch 1/2", "4/4", "loss 2.5000", "top1 25.00", "images/s"):
         assert words in re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown)

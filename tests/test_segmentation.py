@@ -138,7 +138,7 @@ def test_figures_of_images_without_foreground() -> None:
         ("resnet20_lasilu", {}, {}, r"resnet20_lasilu gives \(10,\).*unet_lasilu"),
         ("unet_lasilu", {"num_classes": 3}, {}, r"gives \(3, 64, 64\).*one class"),
         ("unet_lasilu", {}, {"image_size": [32, 64]}, r"a square, not \(32, 64\)"),
-        ("unet_lasilu", {}, {"label_smoothing": 0.1}, "label_smoothing is for classification"),
+        ("unet_lasilu", {}, {"label_smoothing": 0.1}, "label_smoothing is not for segmentation"),
     ],
 )
 def test_what_cannot_be_trained_is_refused(name: str, options: dict, changes: dict, says: str) -> None:

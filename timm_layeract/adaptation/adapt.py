@@ -28,6 +28,7 @@ from ..data.sources import Split, holdout
 from ..errors import UserError
 from ..evaluation.networks import load_network
 from ..manifest import HUB_FILE
+from ..models.text_rcnn import TextRCNN
 from ..models.unet_layeract import UNet, UNetPlusPlus
 from ..progress import tracked
 from ..training.engine import Trainer, process_state
@@ -161,6 +162,10 @@ def adapt(
 
 def _described(model: nn.Module) -> nn.Module:
     """A network that says its architecture, mean and deviation, as timm's do."""
+    if isinstance(model, TextRCNN):
+        raise UserError(
+            "Networks for texts are not adapted: train one that has the activation, layeract train --task text."
+        )
     if hasattr(model, "_hub_mixin_config"):
         from ..smp.networks import like_timm
 

@@ -43,7 +43,7 @@ class Taught(Task):
 
     def __init__(self, task: Task, teacher: nn.Module, recipe: Recipe, labelled: bool) -> None:
         self.task, self.teacher, self.recipe, self.labelled = task, teacher, recipe, labelled
-        self.monitor, self.one_by_one, self.input_size = task.monitor, task.one_by_one, task.input_size
+        self.monitor, self.one_by_one, self.samples = task.monitor, task.one_by_one, task.samples
 
     def inputs(self, batch: tuple[Tensor, ...], random: SampleRandom | None) -> tuple[Tensor, Any]:
         """As the task's; targets to train on come with the teacher's outputs."""

@@ -14,8 +14,8 @@ from .measures import convergence, r_score
 from .predict import predict
 from .training import embed, finetune, recipes, runs, train
 
-# What only the extra `eval` installs.
-EVAL_PACKAGES = ("cv2", "imagecorruptions", "mlxtend", "scipy")
+# What only an extra installs, and which one.
+EXTRAS = {**dict.fromkeys(("cv2", "imagecorruptions", "mlxtend", "scipy"), "eval"), "tokenizers": "text"}
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -56,8 +56,9 @@ def main() -> NoReturn:
         typer.echo(f"layeract: {error}", err=True)
         sys.exit(2)
     except ModuleNotFoundError as error:
-        if (error.name or "").split(".")[0] not in EVAL_PACKAGES:
+        extra = EXTRAS.get((error.name or "").split(".")[0])
+        if extra is None:
             raise
-        typer.echo(f"layeract: this needs {error.name}: pip install 'timm-layeract[eval]'", err=True)
+        typer.echo(f"layeract: this needs {error.name}: pip install 'timm-layeract[{extra}]'", err=True)
         sys.exit(2)
     sys.exit(0)

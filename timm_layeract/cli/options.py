@@ -20,7 +20,8 @@ Data = Annotated[
         "-d",
         help="Folder of parquet files (train-*.parquet, test-*.parquet), folder of images (train/CLASS/*.png or "
         "CLASS/*.png), or id of a data set on the Hub (uoft-cs/cifar10). For segmentation, parquet files or a data set "
-        "with an image and a mask column, or a folder of images/NAME.png and masks/NAME.png.",
+        "with an image and a mask column, or a folder of images/NAME.png and masks/NAME.png. For text, parquet files "
+        "or a data set with the columns text and label, or a folder of train/CLASS/*.txt or CLASS/*.txt.",
     ),
 ]
 Output = Annotated[
@@ -28,7 +29,7 @@ Output = Annotated[
 ]
 Task = Annotated[
     str | None,
-    typer.Option(help="classification, or segmentation of images with masks; that of the recipe if left out."),
+    typer.Option(help="classification, segmentation of images with masks, or text; that of the recipe if left out."),
 ]
 RecipeName = Annotated[
     str | None, typer.Option("--recipe", "-r", help="Recipe of ours (`layeract recipes` lists them) or a YAML file.")

@@ -27,6 +27,8 @@ from .options import (
     Workers,
 )
 
+DEFAULT_RECIPES = {"segmentation": "segmentation_fast", "text": "imdb_textrcnn"}  # by task
+
 
 def train(
     model: Model,
@@ -48,7 +50,7 @@ def train(
     workers: Workers = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Train a network from its initialisation, by the recipe cifar10_resnet, or segmentation_fast with --task.
+    """Train a network from its initialisation, by the recipe cifar10_resnet, or one that fits --task.
 
     A tenth of the training images is held out and chooses the best epoch; the test split is read once, at the end.
 
@@ -148,7 +150,7 @@ def _train(
     from ..training.recipe import list_recipes, load_recipe
 
     changes = recipe_changes(settings, overrides)
-    recipe = recipe or ("segmentation_fast" if task == "segmentation" else "cifar10_resnet")
+    recipe = recipe or DEFAULT_RECIPES.get(task or "", "cifar10_resnet")
     resolved = load_recipe(recipe, **changes)
     if task not in (None, resolved.task):
         fitting = [name for name in list_recipes() if load_recipe(name).task == task]

@@ -22,10 +22,20 @@ from torch import Tensor
 from ..errors import UserError
 from ..progress import tracked
 
-__all__ = ["ImageSplit", "Split", "StoredSplit", "holdout", "load_splits", "load_test_split", "open_data_set"]
+__all__ = [
+    "ImageSplit",
+    "Split",
+    "StoredSplit",
+    "holdout",
+    "is_data_set",
+    "load_splits",
+    "load_test_split",
+    "open_data_set",
+]
 
 # A decoded split larger than this stays on disk: it would not fit beside a network on an ordinary machine.
 MAX_BYTES = 16 * 2**30
+SAVED = "dataset_dict.json"  # in what `DatasetDict.save_to_disk` writes
 TEST_NAMES = ("test", "validation", "valid", "val")  # the first that a data set has is its test split
 
 
@@ -118,8 +128,8 @@ def holdout(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
     held = round(len(split) * fraction)
     if held == 0 or held == len(split):
         raise UserError(
-            f"Holding out {fraction:g} of {len(split)} training images leaves a part empty; "
-            f"give more images or another validation_fraction."
+            f"Holding out {fraction:g} of {len(split)} training samples leaves a part empty; "
+            f"give more of them or another validation_fraction."
         )
     order = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed))
     return split.take(order[held:]), split.take(order[:held])
@@ -136,7 +146,8 @@ def load_splits(
 
     Args:
         source: Folder with parquet files named after their split (``train-*.parquet``), folder of images as
-            ``split/class/image.png`` or ``class/image.png``, or Hub data set id (``uoft-cs/cifar10``).
+            ``split/class/image.png`` or ``class/image.png``, folder that `datasets` saved, or Hub data set id
+            (``uoft-cs/cifar10``).
         image_size: (H, W) that every image is resized to, where it has another size.
         test_size: The same for the test split; `image_size` if None.
         progress: Show a progress bar while decoding.
@@ -180,15 +191,27 @@ def _test_name(loaded: datasets.DatasetDict) -> str | None:
     return next((name for name in TEST_NAMES if name in loaded), None)
 
 
+def is_data_set(folder: Path) -> bool:
+    """Whether a folder holds parquet files, or what `datasets` saved."""
+    return any(folder.glob("*.parquet")) or (folder / SAVED).is_file()
+
+
 def open_data_set(source: str) -> datasets.DatasetDict:
     """Open a folder or a Hub data set without decoding any image."""
     folder = Path(source)
+    if (folder / SAVED).is_file():
+        return datasets.load_from_disk(source)
     if folder.is_dir():
         files: dict[str, list[str]] = {}
         for path in sorted(folder.glob("*.parquet")):
             files.setdefault(re.split(r"[-._]", path.name)[0], []).append(str(path))
         if files:
-            return datasets.load_dataset("parquet", data_files=files)
+            try:
+                return datasets.load_dataset("parquet", data_files=files)
+            except (ValueError, datasets.exceptions.DatasetGenerationError) as error:  # no rows; no parquet
+                raise UserError(
+                    f"The parquet files in {source} cannot be read: {str(error).splitlines()[0]}"
+                ) from error
         if any(path.suffix.lower() in Image.registered_extensions() for path in folder.rglob("*")):
             return datasets.load_dataset("imagefolder", data_dir=str(folder), drop_labels=False)
         raise UserError(f"{source} holds neither parquet files nor images; --data takes either, or a Hub data set id.")

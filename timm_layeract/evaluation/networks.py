@@ -21,6 +21,7 @@ from ..checkpoints import stored_fingerprint
 from ..errors import UserError, did_you_mean
 from ..fingerprint import activation_fingerprint, check_fingerprint
 from ..models._builder import check_architecture
+from ..models.text_rcnn import TextRCNN
 from ..names import is_smp
 
 __all__ = ["Network", "UnitInput", "load_network", "load_networks"]
@@ -80,7 +81,9 @@ class Network:
 
     @classmethod
     def of(cls, module: nn.Module, label: str, source: str | None = None, seed: int | None = None) -> "Network":
-        """Wrap a network that takes normalised images, or a `UnitInput`."""
+        """Wrap a network that takes normalised images, or a `UnitInput`; refuse (UserError) one that reads texts."""
+        if isinstance(module, TextRCNN):
+            raise UserError(f"{source or label} reads texts: what is measured here is of networks for images.")
         unit = (module if isinstance(module, UnitInput) else UnitInput(module)).eval()
         unit.to(memory_format=torch.channels_last)  # faster on processors and GPUs alike
         config = getattr(unit.network, "pretrained_cfg", None)

@@ -75,6 +75,8 @@ def load_segmenter(name: str) -> Segmenter:
         if ":" not in name:
             _check_trained(name)
         model = timm.create_model(name, pretrained=True)
+    if not hasattr(model, "feature_info"):
+        raise UserError(f"{name} has no feature maps, so it segments nothing; choose a network such as unet_lasilu.")
     config = resolve_model_data_config(model)
     levels: Any = model.feature_info
     return Segmenter(model.eval().to(device), config["mean"], config["std"], levels[-1]["reduction"])

@@ -62,7 +62,7 @@ class Batches:
         """Refuse batches that cannot be cut."""
         if self.images < self.batch_size:
             raise UserError(
-                f"{self.images} training images do not fill one batch of {self.batch_size}; give a smaller batch_size."
+                f"{self.images} training samples do not fill one batch of {self.batch_size}; give a smaller batch_size."
             )
         if self.batch_size < self.processes * self.accumulate:
             raise UserError(

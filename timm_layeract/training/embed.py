@@ -28,9 +28,11 @@ def embed_runs(runs: list[Path], tag: str, directory: Path = WEIGHTS_DIR) -> str
         ``arch.tag``.
 
     Raises:
-        UserError: A run that is not finished, or that differs from the first in more than the seed.
+        UserError: A run that is not finished, that is of texts, or that differs from the first in more than the seed.
     """
     results = [_read(run, "result.json") for run in runs]
+    if results[0]["recipe"].get("task") == "text":
+        raise UserError(f"{runs[0]} is of texts: weights ship without the vocabulary that such a network needs.")
     for run, result in zip(runs, results, strict=True):
         for key, value in _without_outcome(results[0]).items():
             if _without_outcome(result)[key] != value:

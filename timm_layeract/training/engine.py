@@ -241,7 +241,7 @@ class Trainer:
         started = time.perf_counter() - self.seconds
         start = epoch * self.batches.steps
         first, end = self.step - start, min(self.batches.steps, self.total_steps - start)
-        with EpochProgress(f"epoch {epoch + 1}/{self.epochs}", end, first, enabled=self.progress) as bar:
+        with EpochProgress(f"epoch {epoch + 1}/{self.epochs}", end, first, self.progress, self.task.samples) as bar:
             for _ in self.steps(epoch, first, end):
                 bar.advance(lambda: self._figures(self.sums, everywhere=False), self.recipe.batch_size)
                 if self.step % self.checkpoint_steps == 0 and self.step < start + end:

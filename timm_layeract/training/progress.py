@@ -23,11 +23,12 @@ class EpochProgress:
         steps: Number of steps.
         done: Steps done before, in a run that was resumed.
         enabled: Show it, where the output is a terminal.
+        samples: What the steps are made of, in the plural.
     """
 
     INTERVAL = 0.5  # seconds between looks at the running totals, which cost a synchronisation on a GPU
 
-    def __init__(self, title: str, steps: int, done: int = 0, enabled: bool = True) -> None:
+    def __init__(self, title: str, steps: int, done: int = 0, enabled: bool = True, samples: str = "images") -> None:
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -38,7 +39,7 @@ class EpochProgress:
             disable=not (enabled and sys.stdout.isatty()),
         )
         self._task = self._bar.add_task(title, total=steps, completed=done, figures="")
-        self._done, self._before = done, done
+        self._done, self._before, self._samples = done, done, samples
 
     def __enter__(self) -> "EpochProgress":
         self._bar.start()
@@ -58,4 +59,6 @@ class EpochProgress:
             return
         self._looked = now
         rate = (self._done - self._before) * images / (now - self._started)
-        self._bar.update(self._task, completed=self._done, figures=f"{show_figures(figures())}  {rate:.0f} img/s")
+        self._bar.update(
+            self._task, completed=self._done, figures=f"{show_figures(figures())}  {rate:.0f} {self._samples}/s"
+        )

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import types
 import typing
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,9 +16,10 @@ import yaml
 
 from ..errors import UserError, did_you_mean
 
-__all__ = ["Recipe", "list_recipes", "load_recipe"]
+__all__ = ["TEXT_KEYS", "Recipe", "list_recipes", "load_recipe"]
 
 RECIPES = Path(__file__).parent / "recipes"
+TEXT_KEYS = ("vocab_size", "max_tokens")  # of recipes for texts only
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +29,7 @@ class Recipe:
     Attributes:
         name: Name in results; the file's stem.
         source: Where the recipe comes from: a paper and section, or our own.
-        task: ``classification`` of images, or ``segmentation``, a class for each pixel.
+        task: ``classification`` of images, ``segmentation``, a class for each pixel, or ``text``, classes of texts.
         epochs: Passes over the training images (none at all where a network is adapted by its statistics alone); None
             where `steps` says how long the run is.
         steps: Optimizer steps in all; None where `epochs` says how long the run is.
@@ -58,12 +60,14 @@ class Recipe:
         adversarial: Train on images that an attack has made (``fgsm``, or ``pgd`` with 7 steps; Madry et al. 2018), or
             ``none``.
         adversarial_epsilon: How far the attack may move a value, of 255.
+        vocab_size: Tokens that words of texts become, the most frequent of the training texts; None for all there are.
+        max_tokens: Tokens that a text is cut to, its first; None for whole texts.
         validation_fraction: Share of the training images held out to choose the best epoch.
     """
 
     name: str = "custom"
     source: str = ""
-    task: Literal["classification", "segmentation"] = "classification"
+    task: Literal["classification", "segmentation", "text"] = "classification"
     epochs: int | None = None
     steps: int | None = None
     batch_size: int = 128
@@ -90,6 +94,8 @@ class Recipe:
     random_erasing: float = 0.0
     adversarial: Literal["none", "fgsm", "pgd"] = "none"
     adversarial_epsilon: float = 8.0
+    vocab_size: int | None = None
+    max_tokens: int | None = None
     validation_fraction: float = 0.1
 
     def __post_init__(self) -> None:
@@ -101,7 +107,7 @@ class Recipe:
         length = ("steps",) if self.epochs is None else ()
         positive = (*length, "batch_size", "accumulate", "lr", "adversarial_epsilon")
         fractions = ("warmup", "label_smoothing", "ema_decay", "momentum", "random_erasing", "validation_fraction")
-        for name in positive:
+        for name in (*positive, *(key for key in TEXT_KEYS if getattr(self, key) is not None)):
             if not getattr(self, name) > 0:
                 raise UserError(f"Recipe {self.name}: {name} must be positive, got {getattr(self, name)}.")
         for name in fractions:
@@ -113,6 +119,12 @@ class Recipe:
     def replace(self, **changes: Any) -> "Recipe":
         """A copy with some values changed, checked like a file's."""
         return recipe_from_dict(_changed(dataclasses.asdict(self), changes), f"recipe {self.name}")
+
+    def refuse(self, task: str, keys: Iterable[str]) -> None:
+        """Refuse (UserError) keys that a task would ignore, where they ask for something."""
+        asked = [key for key in keys if getattr(self, key) not in (None, False, 0, "none")]
+        if asked:
+            raise UserError(f"Recipe {self.name}: {asked[0]} is not for {task}; set it to 0, null, false or none.")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as JSON holds them in results; `recipe_from_dict` reads them back."""

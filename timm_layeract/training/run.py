@@ -3,7 +3,7 @@
 Imports timm, `checkpoints`, `data` and its siblings. A run's folder holds run.json (what it is), log.jsonl (a line an
 epoch), checkpoints/ and best.safetensors while it goes; at its end also model/ (Hub layout), result.json, which is the
 same when the run is repeated on the same machine, environment.json (device, versions, time taken) and curve.png;
-of segmentation also examples.png, held-out images with their masks.
+of segmentation also examples.png, held-out images with their masks; of texts also model/tokenizer.json, the vocabulary.
 """
 
 import json
@@ -32,6 +32,7 @@ from .progress import show_figures
 from .recipe import Recipe
 from .segmentation import Segmentation
 from .tasks import Classification
+from .text import TextClassification, check_reads_text
 
 __all__ = [
     "TASKS",
@@ -49,7 +50,8 @@ __all__ = [
 
 Report = Callable[[str], None]
 
-TASKS: dict[str, Any] = {"classification": Classification, "segmentation": Segmentation}  # by a recipe's `task`
+# By a recipe's `task`.
+TASKS: dict[str, Any] = {"classification": Classification, "segmentation": Segmentation, "text": TextClassification}
 
 
 def train(
@@ -103,12 +105,16 @@ def prepare(
     """The network as its seed initialises it, and the splits of a data set; arguments as of `train`."""
     check_model_name(model_name)
     _check_length(recipe)
-    size = recipe.image_size or _input_size(model_name)
+    task = TASKS[recipe.task]
+    architecture, input_size = describe(model_name)
+    check_reads_text(architecture, recipe, pretrained)
+    size = recipe.image_size or input_size
     state = process_state()
     with state.main_process_first():  # the first to read fills the cache that the others read
-        splits = TASKS[recipe.task].splits(data, recipe, size, progress and state.is_main_process)
+        splits = task.splits(data, recipe, size, progress and state.is_main_process)
     set_seed(recipe.seed)
-    return create_network(model_name, pretrained, num_classes or len(splits["train"].classes)), splits
+    classes, more = num_classes or len(splits["train"].classes), task.network_args(splits["train"])
+    return create_network(model_name, pretrained, classes, **more), splits
 
 
 def train_on(
@@ -152,10 +158,11 @@ def train_on(
     _check_length(recipe)
     splits = {"train": train_split, **({"test": test_split} if test_split else {})}
     identity = identify(model, recipe, splits, data_name, started_from)
+    task = TASKS[recipe.task](model, recipe, train_split)
     trainer = Trainer(
         model,
         recipe,
-        TASKS[recipe.task](model, recipe, train_split),
+        task,
         training,
         validation,
         output,
@@ -172,6 +179,7 @@ def train_on(
         result = _finish(trainer, identity, test_split)
         if state.is_main_process:
             save_pretrained(trainer.evaluated, output / "model", train_split.classes)
+            task.save(output / "model")
             trainer.task.illustrate(trainer.evaluated, validation, output / "examples.png")
             plot_curves(trainer.history, trainer.best.epoch, trainer.task.monitor, output / "curve.png")
             say(_summary(result, output))
@@ -235,11 +243,11 @@ def dry_run(
             *lines,
             "",
             f"model       {model_name}: {parameters:,} parameters, {parameters * 4 / 2**20:.1f} MiB in float32",
-            f"data        {len(training):,} images to train on, {len(validation):,} held out, "
-            f"{len(splits['test']) if 'test' in splits else 0:,} to test on, at {'x'.join(map(str, task.input_size))}",
+            f"data        {len(training):,} {task.samples} to train on, {len(validation):,} held out, "
+            f"{len(splits['test']) if 'test' in splits else 0:,} to test on, {task.extent}",
             f"steps       {trainer.total_steps:,} in {trainer.epochs} epochs of {trainer.batches.steps:,}",
             f"time        about {timedelta(seconds=round(total))} (h:mm:ss) on {trainer.accelerator.device} "
-            f"({recipe.batch_size / seconds:.0f} images/s, measured on {steps} steps)",
+            f"({recipe.batch_size / seconds:.0f} {task.samples}/s, measured on {steps} steps)",
         ]
     )
 
@@ -249,19 +257,23 @@ def _check_length(recipe: Recipe) -> None:
         raise UserError(f"Recipe {recipe.name} trains for 0 epochs; give more.")
 
 
-def _input_size(name: str) -> tuple[int, int]:
-    """(H, W) that a network is made for."""
-    if is_smp(name):
-        return 0, 0  # its data keeps the sizes that it has
-    with torch.device("meta"):  # without memory
-        height, width = timm.create_model(name).pretrained_cfg["input_size"][1:]  # type: ignore[index]
-    return height, width
-
-
 def check_model_name(name: str) -> None:
     """Refuse a model name that timm does not know, with close names."""
     if ":" not in name and not timm.is_model(name):
         raise UserError(f"Unknown model {name!r}; {did_you_mean(name.split('.')[0], timm.list_models())}")
+
+
+def describe(name: str) -> tuple[str, tuple[int, int]]:
+    """Architecture of a model by name, and (H, W) that it is made for; (0, 0) where its data keeps its own sizes."""
+    if is_smp(name):
+        return name, (0, 0)
+    try:
+        with torch.device("meta"):  # without memory
+            config: dict[str, Any] = timm.create_model(name).pretrained_cfg  # type: ignore[assignment]
+    except OSError as error:
+        raise UserError(f"{name} cannot be read: {str(error).splitlines()[0]}") from error
+    height, width = config["input_size"][1:]
+    return config["architecture"], (height, width)
 
 
 def check_tracker(name: str) -> tuple[str, ...]:
@@ -275,7 +287,7 @@ def check_tracker(name: str) -> tuple[str, ...]:
     return (name,)
 
 
-def create_network(name: str, pretrained: bool, num_classes: int) -> torch.nn.Module:
+def create_network(name: str, pretrained: bool, num_classes: int, **options: Any) -> torch.nn.Module:
     """timm's `create_model`, or SMP's of a name with ``smp:``; a missing checkpoint is reported in one line."""
     if is_smp(name):
         from ..smp.networks import create_by_name, load_by_name
@@ -284,7 +296,7 @@ def create_network(name: str, pretrained: bool, num_classes: int) -> torch.nn.Mo
     if pretrained and ":" not in name and not timm.models.is_model_pretrained(name):
         with_weights = timm.list_models("*lasilu*", pretrained=True)
         raise UserError(f"{name} has no pretrained weights; models of ours that have: {', '.join(with_weights)}.")
-    return timm.create_model(name, pretrained=pretrained, num_classes=num_classes)
+    return timm.create_model(name, pretrained=pretrained, num_classes=num_classes, **options)
 
 
 def _finish(trainer: Trainer, identity: dict[str, Any], test_split: Split | None) -> dict[str, Any]:
@@ -336,7 +348,7 @@ def _line(record: EpochRecord, trainer: Trainer) -> str:
     return (
         f"{time.strftime('%H:%M:%S')}  epoch {record.epoch + 1:3d}/{trainer.epochs}  lr {record.lr:.4f}  "
         f"train {show_figures(record.train)}  held-out {show_figures(record.val)}  "
-        f"{timed.images_per_second:.0f} img/s  about {left / 60:.0f} min left"
+        f"{timed.images_per_second:.0f} {trainer.task.samples}/s  about {left / 60:.0f} min left"
     )
 
 

@@ -6,6 +6,7 @@ was padded: there nothing counts. Imports torch, timm and `data`.
 """
 
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +20,7 @@ from ..data.images import pad_to_multiple
 from ..data.masks import MaskSplit, load_mask_splits
 from ..data.pictures import compare_masks
 from ..errors import UserError
-from .recipe import Recipe
+from .recipe import TEXT_KEYS, Recipe
 
 __all__ = ["IGNORED", "Segmentation", "bce_dice", "overlap_counts"]
 
@@ -80,19 +81,18 @@ class Segmentation:
 
     monitor = "iou"
     one_by_one = True
+    samples = "images"
 
     def __init__(self, model: nn.Module, recipe: Recipe, *_: MaskSplit) -> None:
         data_config = resolve_model_data_config(model)
         self.mean, self.std = data_config["mean"], data_config["std"]
         self.input_size: tuple[int, int] = recipe.image_size or tuple(data_config["input_size"][1:])
+        self.extent = f"at {'x'.join(map(str, self.input_size))}"
         self.flip = recipe.flip
         if self.input_size[0] != self.input_size[1]:
             raise UserError(f"Recipe {recipe.name}: image_size of segmentation is a square, not {self.input_size}.")
-        foreign = [key for key in ("label_smoothing", "random_erasing", "ten_crop", "padding") if getattr(recipe, key)]
-        if recipe.adversarial != "none":
-            foreign.append("adversarial")
-        if foreign:
-            raise UserError(f"Recipe {recipe.name}: {foreign[0]} is for classification; set it to 0, null or none.")
+        classification = ("label_smoothing", "random_erasing", "ten_crop", "padding", "adversarial")
+        recipe.refuse("segmentation", (*classification, *TEXT_KEYS))
         _check_dense(model)
         self.stride: int = model.feature_info[-1]["reduction"]  # type: ignore[index,assignment]
 
@@ -102,6 +102,11 @@ class Segmentation:
     ) -> dict[str, MaskSplit]:
         """The data set, at the sizes that its images have."""
         return load_mask_splits(source, progress, labelled)
+
+    @staticmethod
+    def network_args(split: MaskSplit) -> dict[str, Any]:
+        """None."""
+        return {}
 
     def inputs(self, batch: tuple[list[Tensor], list[Tensor]], random: SampleRandom | None) -> tuple[Tensor, Tensor]:
         """Windows where `random` is given; else one whole image, mirrored to the stride."""
@@ -155,6 +160,9 @@ class Segmentation:
                 found = self.predict(network.eval(), inputs)[0, 0].cpu() >= 0
             samples.append((image, mask, found[: mask.shape[0], : mask.shape[1]].to(torch.uint8)))
         to_pil_image(compare_masks(samples)).save(path)
+
+    def save(self, folder: Path) -> None:
+        """Nothing."""
 
 
 def _each(outputs: Tensor) -> list[Tensor]:

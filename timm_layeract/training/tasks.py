@@ -16,8 +16,9 @@ from ..attacks import fgsm, pgd
 from ..data.augment import SampleRandom, normalize, random_crop_flip, random_erase
 from ..data.sources import Split, load_splits
 from ..errors import UserError
+from ..models.text_rcnn import TextRCNN
 from ..models.unet_layeract import UNet, UNetPlusPlus
-from .recipe import Recipe
+from .recipe import TEXT_KEYS, Recipe
 
 __all__ = ["Classification", "NamedTask", "Task"]
 
@@ -31,12 +32,12 @@ class Task(Protocol):
     Attributes:
         monitor: Figure that chooses the best epoch on held-out data; higher is better.
         one_by_one: Samples have sizes of their own: evaluation takes each alone.
-        input_size: (H, W) of what the network is trained on.
+        samples: What a sample is called, in the plural.
     """
 
     monitor: str
     one_by_one: bool
-    input_size: tuple[int, int]
+    samples: str
 
     def inputs(self, batch: tuple[Tensor, ...], random: SampleRandom | None) -> tuple[Tensor, Tensor]:
         """Network inputs and targets from what the split hands out, augmented where `random` is given."""
@@ -64,7 +65,13 @@ class Task(Protocol):
 
 
 class NamedTask(Task, Protocol):
-    """A task that reads a data set by name."""
+    """A task that reads a data set by name.
+
+    Attributes:
+        extent: How large samples are, for a person to read.
+    """
+
+    extent: str
 
     @staticmethod
     def splits(
@@ -74,6 +81,13 @@ class NamedTask(Task, Protocol):
 
         With `labelled` False it need have no labels, and none are read.
         """
+
+    @staticmethod
+    def network_args(split: Any) -> dict[str, Any]:
+        """Arguments of `timm.create_model` that the training data decides, beside the number of classes."""
+
+    def save(self, folder: Path) -> None:
+        """Write into the trained model's folder what its users need beside it, if there is anything."""
 
 
 class Classification:
@@ -85,26 +99,25 @@ class Classification:
         splits: Whose labels must fit the model's head.
 
     Raises:
-        UserError: Labels outside the head's classes, a segmentation network.
+        UserError: Labels outside the head's classes, a network for segmentation or texts, recipe keys of texts.
     """
 
     monitor = "top1"
     one_by_one = False
+    samples = "images"
 
     def __init__(self, model: nn.Module, recipe: Recipe, *splits: Split) -> None:
         if isinstance(model, UNet | UNetPlusPlus):
             raise UserError(f"{type(model).__name__} is a segmentation network: train it with --task segmentation.")
+        if isinstance(model, TextRCNN):
+            raise UserError(f"{type(model).__name__} reads texts, not images: layeract train --task text trains it.")
+        recipe.refuse("images", TEXT_KEYS)
         self.model, self.recipe = model, recipe
         data_config = resolve_model_data_config(model)
         self.mean, self.std = data_config["mean"], data_config["std"]
         self.input_size: tuple[int, int] = recipe.image_size or tuple(data_config["input_size"][1:])
-        for split in splits:
-            highest = int(split.labels.max())
-            if highest >= int(model.num_classes):  # type: ignore[arg-type]
-                raise UserError(
-                    f"The data has labels up to {highest} ({len(split.classes)} classes), the model's head has "
-                    f"{model.num_classes}; leave --num-classes out, or give at least {len(split.classes)}."
-                )
+        self.extent = f"at {'x'.join(map(str, self.input_size))}"
+        check_labels(model, *splits)
 
     @staticmethod
     def splits(
@@ -112,6 +125,11 @@ class Classification:
     ) -> dict[str, Split]:
         """The data set, decoded at the size that the network takes."""
         return load_splits(source, input_size, recipe.ten_crop, progress, labelled)
+
+    @staticmethod
+    def network_args(split: Split) -> dict[str, Any]:
+        """None."""
+        return {}
 
     def inputs(self, batch: tuple[Tensor, ...], random: SampleRandom | None) -> tuple[Tensor, Tensor]:
         images, labels = batch
@@ -175,3 +193,17 @@ class Classification:
 
     def illustrate(self, network: nn.Module, data: Split, path: Path) -> None:
         """Nothing: the figures say it all."""
+
+    def save(self, folder: Path) -> None:
+        """Nothing."""
+
+
+def check_labels(model: nn.Module, *splits: Any) -> None:
+    """Refuse (UserError) labels that a model's head has no output for."""
+    for split in splits:
+        highest = int(split.labels.max())
+        if highest >= int(model.num_classes):  # type: ignore[arg-type]
+            raise UserError(
+                f"The data has labels up to {highest} ({len(split.classes)} classes), the model's head has "
+                f"{model.num_classes}; leave --num-classes out, or give at least {len(split.classes)}."
+            )
