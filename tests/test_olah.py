@@ -177,16 +177,14 @@ def test_a_cut_download_is_resumed(olah: Olah, repository: str, monkeypatch: pyt
     assert b"range: bytes=" in proxy.sent.lower()
 
 
-def test_a_data_set_served_by_it_trains(olah: Olah, digits: ImageSplit, tmp_path: Path) -> None:
-    features = datasets.Features(img=datasets.Image(), label=datasets.ClassLabel(names=list(digits.classes)))
-    pictures = [image.permute(1, 2, 0).numpy() for image in digits.images]
-    rows = datasets.Dataset.from_dict({"img": pictures, "label": digits.labels.tolist()}, features=features)
+def train_from(olah: Olah, name: str, rows: datasets.Dataset, tmp_path: Path, *options: str) -> Path:
+    """Serve rows as a data set, train by its id on 120 of them and test on 40; returns the run's folder."""
     (tmp_path / "files" / "data").mkdir(parents=True)
     for split, part in (("train", rows.select(range(120))), ("test", rows.select(range(120, 160)))):
         part.to_parquet(tmp_path / "files" / "data" / f"{split}-00000-of-00001.parquet")
-    (tmp_path / "files" / "README.md").write_text("# Digits\n")
-    olah.commit("datasets", "org/digits", tmp_path / "files")
-    command = ["train", "-m", "resnet20_lasilu", "-d", "org/digits", "-r", "finetune", "--epochs", "1", "-o", "run"]
+    (tmp_path / "files" / "README.md").write_text(f"# {name}\n")
+    olah.commit("datasets", f"org/{name}", tmp_path / "files")
+    command = ["train", "-d", f"org/{name}", "--epochs", "1", "-o", "run", *options]
     environment = {
         **os.environ,
         "HF_ENDPOINT": olah.url,
@@ -201,3 +199,22 @@ def test_a_data_set_served_by_it_trains(olah: Olah, digits: ImageSplit, tmp_path
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "run" / "result.json").read_text())["test"]["images"] == 40
     assert (tmp_path / "run" / "model" / "model.safetensors").is_file()
+    return tmp_path / "run"
+
+
+def test_a_data_set_served_by_it_trains(olah: Olah, digits: ImageSplit, tmp_path: Path) -> None:
+    features = datasets.Features(img=datasets.Image(), label=datasets.ClassLabel(names=list(digits.classes)))
+    pictures = [image.permute(1, 2, 0).numpy() for image in digits.images]
+    rows = datasets.Dataset.from_dict({"img": pictures, "label": digits.labels.tolist()}, features=features)
+    train_from(olah, "digits", rows, tmp_path, "-m", "resnet20_lasilu", "-r", "finetune")
+
+
+def test_so_do_texts(olah: Olah, tmp_path: Path) -> None:
+    features = datasets.Features(text=datasets.Value("string"), label=datasets.ClassLabel(names=["neg", "pos"]))
+    columns = {
+        "text": [f"a {('bad', 'fine')[i % 2]} film {i}" for i in range(160)],
+        "label": [i % 2 for i in range(160)],
+    }
+    rows = datasets.Dataset.from_dict(columns, features=features)
+    options = ["-m", "textrcnn_nrelu", "--task", "text", "--batch-size", "20"]
+    assert (train_from(olah, "reviews", rows, tmp_path, *options) / "model" / "tokenizer.json").is_file()
