@@ -9,11 +9,20 @@ from pathlib import Path
 
 from timm_layeract.evaluation.plots import plot_categories
 from timm_layeract.evaluation.report import provenance, summary_table
-from timm_layeract.manifest import WEIGHTS_DIR, monitor_of, over_seeds, read_manifest, training_length
+from timm_layeract.manifest import (
+    FIGURE_NAMES,
+    WEIGHTS_DIR,
+    monitor_of,
+    over_seeds,
+    read_manifest,
+    training_length,
+)
+from timm_layeract.training.compare import comparison_provenance, comparison_table
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 PLOT = ROOT / "docs" / "images" / "robustness.png"
+COMPARISONS = ROOT / "docs" / "results"
 ROBUSTNESS = json.loads((WEIGHTS_DIR / "robustness.json").read_text())
 
 
@@ -34,8 +43,7 @@ def models() -> str:
 
 def figure(results: dict[str, float]) -> str:
     """The figure that a task is judged by: top-1 accuracy, or intersection over union."""
-    called = {"top1": "top-1", "iou": "IoU"}[monitor_of(results)]
-    return f"{results[monitor_of(results)]:.2f} % {called}"
+    return f"{results[monitor_of(results)]:.2f} % {FIGURE_NAMES[monitor_of(results)]}"
 
 
 def robustness() -> str:
@@ -43,7 +51,14 @@ def robustness() -> str:
     return f"{summary_table(ROBUSTNESS)}\n\n{provenance(ROBUSTNESS)}"
 
 
-TABLES = {"models": models, "robustness": robustness}
+def comparisons() -> str:
+    """What `layeract compare` wrote, each as a Markdown table with what was trained."""
+    found = [json.loads(path.read_text()) for path in sorted(COMPARISONS.glob("*.json"))]
+    parts = [f"{comparison_table(each)}\n\n{comparison_provenance(each)}" for each in found]
+    return "\n\n".join(parts) or "None yet."
+
+
+TABLES = {"models": models, "robustness": robustness, "comparisons": comparisons}
 
 
 def main() -> None:

@@ -58,7 +58,7 @@ def test_refusals(runs: list[Path], tmp_path: Path) -> None:
     result = json.loads((other / "result.json").read_text())
     result["recipe"]["lr"] = 0.7
     (other / "result.json").write_text(json.dumps(result))
-    with pytest.raises(UserError, match=r"is not .* with another seed: its recipe differs"):
+    with pytest.raises(UserError, match=r"is not .* with another seed: its recipe.lr is 0.7, not 0.1"):
         embed_runs([runs[0], other], "digits", tmp_path / "weights")
     with pytest.raises(UserError, match="same seed: 11, 11"):
         embed_runs([runs[0], runs[0]], "digits", tmp_path / "weights")

@@ -14,6 +14,7 @@ from .errors import UserError, did_you_mean
 from .files import mean_and_deviation, write_json
 
 __all__ = [
+    "FIGURE_NAMES",
     "WEIGHTS_DIR",
     "check_manifest",
     "find_entry",
@@ -31,6 +32,9 @@ MANIFEST = "manifest.json"
 SCHEMA = "manifest.schema.json"
 DATA_SETS = "datasets.json"
 HUB_FILE = "model.safetensors"
+
+FIGURE_NAMES = {"top1": "top-1", "iou": "IoU"}
+"""What tables call the figure that a task is judged by."""
 
 Entry = dict[str, Any]
 Manifest = dict[str, Entry]

@@ -12,7 +12,7 @@ from .evaluation import corrupt, robustness, shifts, significance
 from .hub import convert, download, info, list_, publish
 from .measures import convergence, r_score
 from .predict import predict
-from .training import embed, finetune, recipes, runs, train
+from .training import compare, embed, finetune, recipes, runs, train
 
 # What only an extra installs, and which one.
 EXTRAS = {**dict.fromkeys(("cv2", "imagecorruptions", "mlxtend", "scipy"), "eval"), "tokenizers": "text"}
@@ -32,6 +32,7 @@ COMMANDS = (
         recipes,
         runs,
         embed,
+        compare,
         predict,
         list_,
         info,

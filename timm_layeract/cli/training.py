@@ -1,4 +1,7 @@
-"""`layeract train`, `finetune`, `recipes`, `runs`, `embed`: each one call into `training`, imported when it runs."""
+"""`layeract train`, `finetune`, `recipes`, `runs`, `embed`, `compare`.
+
+Each is one call into `training`, imported when it runs.
+"""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -130,6 +133,21 @@ def embed(
     from ..training.embed import embed_runs
 
     typer.echo(f"embedded as {embed_runs(runs, tag)}")
+
+
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs that differ in model and seed alone.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="JSON file for the results.")],
+) -> None:
+    """Put the results of several models side by side: mean and deviation over the seeds of each.
+
+    Example: `layeract compare runs/resnet20.seed* runs/resnet20_nrelu.seed* -o docs/results/cifar10_quick.json`, then
+    `make readme`.
+    """
+    from ..training.compare import compare_runs, comparison_provenance, comparison_table
+
+    comparison = compare_runs(runs, output)
+    typer.echo(f"{comparison_table(comparison)}\n\n{comparison_provenance(comparison)}")
 
 
 def _train(

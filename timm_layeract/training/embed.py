@@ -1,19 +1,16 @@
-"""Ships the weights of finished runs with the package. Imports timm, `checkpoints` and the standard library."""
+"""Ships the weights of finished runs with the package. Imports timm, `checkpoints` and `runs`."""
 
-import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import timm
 
 from ..checkpoints import embed_checkpoint
 from ..errors import UserError
 from ..manifest import WEIGHTS_DIR
+from .runs import FIGURES, check_alike, read_finished
 
 __all__ = ["embed_runs"]
-
-OUTCOME = ("best_epoch", "validation", "test", "adaptation")  # of result.json: what a seed changes
 
 
 def embed_runs(runs: list[Path], tag: str, directory: Path = WEIGHTS_DIR) -> str:
@@ -30,22 +27,18 @@ def embed_runs(runs: list[Path], tag: str, directory: Path = WEIGHTS_DIR) -> str
     Raises:
         UserError: A run that is not finished, that is of texts, or that differs from the first in more than the seed.
     """
-    results = [_read(run, "result.json") for run in runs]
+    results = [read_finished(run) for run in runs]
     if results[0]["recipe"].get("task") == "text":
         raise UserError(f"{runs[0]} is of texts: weights ship without the vocabulary that such a network needs.")
-    for run, result in zip(runs, results, strict=True):
-        for key, value in _without_outcome(results[0]).items():
-            if _without_outcome(result)[key] != value:
-                raise UserError(f"{run} is not {runs[0]} with another seed: its {key} differs.")
+    check_alike(runs, results)
     seeds = [result["recipe"]["seed"] for result in results]
     if len(set(seeds)) < len(seeds):
         raise UserError(f"Two of these runs have the same seed: {', '.join(map(str, seeds))}.")
     network = timm.create_model(f"local-dir:{runs[0] / 'model'}", pretrained=True)
-    entry = {**results[0], **_read(runs[0], "environment.json")}
+    entry = {**results[0], **read_finished(runs[0], "environment.json")}
     entry["label_names"] = list(network.pretrained_cfg["label_names"])  # type: ignore[index]
     entry["seeds"] = [
-        {"seed": seed, **{part: result[part] for part in ("best_epoch", "validation", "test")}}
-        for seed, result in zip(seeds, results, strict=True)
+        {"seed": seed, **{part: result[part] for part in FIGURES}} for seed, result in zip(seeds, results, strict=True)
     ]
     name = f"{results[0]['model']}.{tag}"
     entry["results"] = f"results/{name}"
@@ -54,16 +47,3 @@ def embed_runs(runs: list[Path], tag: str, directory: Path = WEIGHTS_DIR) -> str
     for run, seed in zip(runs, seeds, strict=True):
         shutil.copyfile(run / "result.json", folder / f"seed{seed}.json")
     return embed_checkpoint(network, tag, entry, directory)
-
-
-def _read(run: Path, name: str) -> dict[str, Any]:
-    path = run / name
-    if not path.exists():
-        raise UserError(f"{run} is no finished run: it has no {name}; go on with it by `layeract train --resume`.")
-    return json.loads(path.read_text())
-
-
-def _without_outcome(result: dict[str, Any]) -> dict[str, Any]:
-    """What two runs of one training have in common."""
-    same = {key: value for key, value in result.items() if key not in OUTCOME}
-    return {**same, "recipe": {**result["recipe"], "seed": None}}

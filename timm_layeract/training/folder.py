@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from ..errors import UserError
 from ..files import write_json
 
-__all__ = ["LOCK", "check_output", "own_folder"]
+__all__ = ["LOCK", "check_output", "flatten", "own_folder"]
 
 LOCK = ".lock"  # held by the process that runs the run
 
@@ -47,7 +47,7 @@ def _claim(output: Path, identity: dict[str, Any]) -> None:
     path = output / "run.json"
     if path.exists():
         other = json.loads(path.read_text())
-        flat_other, flat_own = _flatten(other), _flatten(identity)
+        flat_other, flat_own = flatten(other), flatten(identity)
         differing = [key for key in {**flat_own, **flat_other} if flat_own.get(key) != flat_other.get(key)]
         if differing:
             shown = "; ".join(f"{key}: {flat_other.get(key)} there, {flat_own.get(key)} here" for key in differing[:4])
@@ -56,9 +56,9 @@ def _claim(output: Path, identity: dict[str, Any]) -> None:
         write_json(path, identity)
 
 
-def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """``{"a": {"b": 1}}`` as ``{"a.b": 1}``."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
-        flat.update(_flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
+        flat.update(flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
     return flat

@@ -1,6 +1,10 @@
-"""What runs there are in a folder, how far they are and how good. Imports rich and filelock."""
+"""What runs there are in a folder, how far they are and how good; the results of finished ones.
+
+Imports rich and filelock.
+"""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +12,13 @@ from filelock import FileLock, Timeout
 from rich.table import Table
 
 from ..errors import UserError
-from .folder import LOCK
+from .folder import LOCK, flatten
 from .progress import show_figures
 
-__all__ = ["list_runs", "runs_table"]
+__all__ = ["check_alike", "list_runs", "read_finished", "runs_table"]
+
+FIGURES = ("best_epoch", "validation", "test")  # keys of a result that say how good a run was
+OUTCOME = (*FIGURES, "adaptation")  # and those that its seed changes
 
 
 def list_runs(folder: Path) -> list[dict[str, Any]]:
@@ -43,6 +50,34 @@ def runs_table(folder: Path) -> Table:
         cells = (run["name"], run["model"], run["recipe"], run["seed"], run["state"], run["epochs"], best, test)
         table.add_row(*map(str, cells))
     return table
+
+
+def read_finished(run: Path, name: str = "result.json") -> dict[str, Any]:
+    """A file that a finished run leaves, or a UserError where it has none."""
+    path = run / name
+    if not path.exists():
+        raise UserError(f"{run} is no finished run: it has no {name}; go on with it by `layeract train --resume`.")
+    return json.loads(path.read_text())
+
+
+def check_alike(runs: Sequence[Path], results: Sequence[dict[str, Any]], but: Sequence[str] = ()) -> None:
+    """Refuse (UserError) runs that differ from the first in more than the seed and the keys `but` of their results."""
+    ignored = ("recipe.seed", *OUTCOME, *but)
+
+    def identity(result: dict[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in flatten(result).items() if not _is_of(key, ignored)}
+
+    first = identity(results[0])
+    for run, result in zip(runs, results, strict=True):
+        other = identity(result)
+        for key in {**first, **other}:
+            if first.get(key) != other.get(key):
+                allowed, found = " and ".join(("seed", *but[:1])), f"{other.get(key)}, not {first.get(key)}"
+                raise UserError(f"{run} is not {runs[0]} with another {allowed}: its {key} is {found}.")
+
+
+def _is_of(key: str, trees: Sequence[str]) -> bool:
+    return any(key == tree or key.startswith(f"{tree}.") for tree in trees)
 
 
 def _read(run: Path) -> dict[str, Any]:

@@ -1,0 +1,77 @@
+"""Puts the results of finished runs of several models side by side, as one JSON.
+
+Imports `files`, `manifest` and `runs`.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+from ..files import markdown_table, mean_and_deviation, write_json
+from ..manifest import FIGURE_NAMES, monitor_of, training_length
+from .runs import FIGURES, check_alike, read_finished
+
+__all__ = ["compare_runs", "comparison_provenance", "comparison_table"]
+
+OF_THE_MODEL = ("model", "activations", "started_from")
+
+
+def compare_runs(runs: list[Path], path: Path) -> dict[str, Any]:
+    """Collect what runs came to that differ in model and seed alone, by model, and write it.
+
+    Args:
+        runs: Folders of finished runs, of one seed or several a model.
+        path: JSON file; replaced where there is one.
+
+    Returns:
+        What the file holds: ``recipe`` (without seed), ``data``, ``processes``, and ``models``: for each its name,
+        activations and ``runs``, each with seed, best epoch, figures and surroundings.
+
+    Raises:
+        UserError: A run that is not finished, has no test figures, or differs from the first in more than model and
+            seed; two runs of a model with the same seed or with other activations.
+    """
+    results = [read_finished(run) for run in runs]
+    check_alike(runs, results, OF_THE_MODEL)
+    models: dict[str, dict[str, Any]] = {}
+    for run, result in zip(runs, results, strict=True):
+        if result["test"] is None:
+            raise UserError(f"{run} has no test figures, as its data has no test split.")
+        of_model = {key: result[key] for key in OF_THE_MODEL}
+        entry = models.setdefault(result["model"], {**of_model, "runs": []})
+        seed = result["recipe"]["seed"]
+        if any(entry[key] != value for key, value in of_model.items()):
+            raise UserError(f"{run} is called {result['model']} like another run, but its activations are others.")
+        if any(other["seed"] == seed for other in entry["runs"]):
+            raise UserError(f"Two of these runs are of {result['model']} with the seed {seed}.")
+        figures = {key: result[key] for key in FIGURES}
+        entry["runs"].append({"seed": seed, **figures, **read_finished(run, "environment.json")})
+    recipe = {key: value for key, value in results[0]["recipe"].items() if key != "seed"}
+    shared = {"recipe": recipe, **{key: results[0][key] for key in ("data", "processes")}}
+    comparison = {**shared, "models": list(models.values())}
+    write_json(path, comparison)
+    return comparison
+
+
+def comparison_table(comparison: Mapping[str, Any]) -> str:
+    """Test and held-out figures of each model, means over its seeds with their deviation, as a Markdown table."""
+    rows = []
+    for model in comparison["models"]:
+        scores = [[run[part][monitor_of(run[part])] for run in model["runs"]] for part in ("test", "validation")]
+        seeds = ", ".join(str(run["seed"]) for run in model["runs"])
+        rows.append([f"`{model['model']}`", *map(mean_and_deviation, scores), seeds])
+    figure = FIGURE_NAMES[monitor_of(comparison["models"][0]["runs"][0]["test"])]
+    return markdown_table(["model", f"test {figure}, %", "held out, %", "seeds"], rows)
+
+
+def comparison_provenance(comparison: Mapping[str, Any]) -> str:
+    """What was trained and on what, in a sentence or two."""
+    recipe, data = comparison["recipe"], comparison["data"]
+    lines = [
+        f"Recipe `{recipe['name']}`, {training_length(recipe)}, on {data['name']}: {data['train_images']:,} to train "
+        f"on, {data['validation_images']:,} held out, {data['test_images']:,} to test on. Mean ± deviation over seeds."
+    ]
+    if any(len(model["runs"]) == 1 for model in comparison["models"]):
+        lines.append("One seed says nothing about the spread over seeds.")
+    return " ".join(lines)
