@@ -1,1 +1,1 @@
-"""Data: where images come from (`sources`) and what happens to a batch of them before the network (`augment`)."""
+"""Data: where samples come from (`sources`, `masks`, `texts`), and what happens to images of a batch (`augment`)."""

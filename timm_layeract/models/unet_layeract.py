@@ -15,7 +15,7 @@ from timm.models import checkpoint
 from timm.models._input import update_model_args
 from torch import Tensor, nn
 
-from ._builder import register_variants
+from ._builder import NORMALIZED, register_variants
 from ._unet_parts import DEPTH, Block, Encoder, Node
 
 __all__ = ["UNet", "UNetPlusPlus"]
@@ -121,8 +121,14 @@ class UNetPlusPlus(Encoder):
         return self.forward_head(self.forward_features(x))
 
 
-# Suffix of the architecture name -> activation name. The paper does not say its alpha; ours is that of small networks.
-ACTIVATIONS = {"": "relu", "_silu": "silu", "_lasilu": "lasilu", "_lahardsilu": "lahardsilu"}
+# Suffix of the architecture name -> activation. The paper does not say its alpha; ours is that of small networks.
+ACTIVATIONS: dict[str, dict[str, Any]] = {
+    "": dict(act_layer="relu"),
+    "_silu": dict(act_layer="silu"),
+    "_lasilu": dict(act_layer="lasilu"),
+    "_lahardsilu": dict(act_layer="lahardsilu"),
+    **NORMALIZED,
+}
 WIDTHS = {"": 32, "_w64": 64}
 NORMS: dict[str, LayerType | None] = {"": "batchnorm2d", "_nobn": None}
 
@@ -147,12 +153,12 @@ def _variants(name: str, heads: int = 1, **model_args: Any) -> dict[str, tuple[d
     """A network in every width, with and without BatchNorm, with every activation."""
     return {
         f"{name}{wide}{bn}{suffix}": (
-            dict(model_args, width=width, norm_layer=norm_layer, act_layer=act_layer),
+            dict(model_args, width=width, norm_layer=norm_layer, **acts),
             _cfg(heads),
         )
         for wide, width in WIDTHS.items()
         for bn, norm_layer in NORMS.items()
-        for suffix, act_layer in ACTIVATIONS.items()
+        for suffix, acts in ACTIVATIONS.items()
     }
 
 
