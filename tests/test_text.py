@@ -10,6 +10,7 @@ import timm
 import torch
 from typer.testing import CliRunner
 
+from timm_layeract.adaptation.adapt import adapt
 from timm_layeract.cli import app
 from timm_layeract.data.texts import UNKNOWN, TextSplit, Vocabulary, load_text_splits
 from timm_layeract.errors import UserError
@@ -346,6 +347,8 @@ def test_what_else_is_for_images(folder: Path, trained: Path, tmp_path: Path) ->
         load_networks([str(trained)])
     with pytest.raises(UserError, match="has no feature maps, so it segments nothing"):
         load_segmenter(f"local-dir:{trained / 'model'}")
+    with pytest.raises(UserError, match="Networks for texts are not adapted"):
+        adapt(str(trained), data=str(folder), output=tmp_path / "adapted")
     with pytest.raises(UserError, match="is of texts"):
         embed_runs([trained], "imdb", tmp_path / "weights")
-    assert not (tmp_path / "weights").exists()
+    assert not list(tmp_path.iterdir())
