@@ -7,6 +7,7 @@ import json
 import sys
 from pathlib import Path
 
+from timm_layeract.adaptation.report import adaptations_table
 from timm_layeract.evaluation.plots import plot_categories
 from timm_layeract.evaluation.report import provenance, summary_table
 from timm_layeract.manifest import (
@@ -23,6 +24,7 @@ ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 PLOT = ROOT / "docs" / "images" / "robustness.png"
 COMPARISONS = ROOT / "docs" / "results"
+ADAPTATIONS = COMPARISONS / "adapted"
 ROBUSTNESS = json.loads((WEIGHTS_DIR / "robustness.json").read_text())
 
 
@@ -58,7 +60,13 @@ def comparisons() -> str:
     return "\n\n".join(parts) or "None yet."
 
 
-TABLES = {"models": models, "robustness": robustness, "comparisons": comparisons}
+def adaptations() -> str:
+    """What `layeract adapt` came to, from the result.json of each run."""
+    found = [json.loads(path.read_text()) for path in sorted(ADAPTATIONS.glob("*.json"))]
+    return adaptations_table(found) if found else "None yet."
+
+
+TABLES = {"models": models, "robustness": robustness, "comparisons": comparisons, "adaptations": adaptations}
 
 
 def main() -> None:
@@ -67,6 +75,8 @@ def main() -> None:
     for name, table in TABLES.items():
         before, begin, rest = fresh.partition(f"<!-- {name}: written by make readme -->")
         _, end, after = rest.partition(f"<!-- /{name} -->")
+        if not end:
+            sys.exit(f"README.md has no place for the table {name!r}, between comments as its other tables have.")
         fresh = f"{before}{begin}\n{table()}\n{end}{after}"
     if "--check" in sys.argv[1:]:
         sys.exit(None if fresh == text else "README.md is stale: run `make readme`.")
