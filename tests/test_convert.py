@@ -76,6 +76,40 @@ class TheirCifarNet(nn.Module):
         return self.linear(x.mean((2, 3)))
 
 
+class TheirUNet(nn.Module):
+    """The authors' U-Net, by its state dict: joined maps are upsampled first, then skipped; a sigmoid at the end."""
+
+    def __init__(self, act: Act, inputs: int = 3, outputs: int = 1, width: int = 32) -> None:
+        super().__init__()
+        widths = [width << level for level in range(5)]
+        for level in range(1, 5):
+            below, here = widths[level], widths[level - 1]
+            setattr(self, f"encoder{level}", self.block(inputs if level == 1 else widths[level - 2], here, act))
+            setattr(self, f"upconv{level}", nn.ConvTranspose2d(below, here, 2, stride=2))
+            setattr(self, f"decoder{level}", self.block(2 * here, here, act))
+        self.bottleneck = self.block(widths[3], widths[4], act)
+        self.conv = nn.Conv2d(width, outputs, 1)
+
+    @staticmethod
+    def block(inputs: int, outputs: int, act: Act) -> nn.Sequential:
+        halves = [
+            (nn.Conv2d(channels, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), Call(act))
+            for channels in (inputs, outputs)
+        ]
+        return nn.Sequential(*halves[0], *halves[1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        skips = []
+        for level in range(1, 5):
+            skips.append(getattr(self, f"encoder{level}")(x))
+            x = nn.functional.max_pool2d(skips[-1], 2)
+        x = self.bottleneck(x)
+        for level in range(4, 0, -1):
+            joined = torch.cat([getattr(self, f"upconv{level}")(x), skips.pop()], 1)
+            x = getattr(self, f"decoder{level}")(joined)
+        return torch.sigmoid(self.conv(x))
+
+
 class Call(nn.Module):
     """A function as torchvision's `relu` module, at several places."""
 
@@ -110,6 +144,8 @@ def assert_same_logits(model: nn.Module, folder: Path, side: int) -> nn.Module:
     images = torch.randn(4, 3, side, side, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         wanted, got = model(images), loaded(images)
+    if isinstance(model, TheirUNet):
+        wanted = wanted.logit()
     assert float((wanted - got).abs().max()) < 1e-4
     assert float(wanted.std()) > 0.05
     return loaded
@@ -162,6 +198,33 @@ def test_the_authors_imagenet_networks(tmp_path: Path, name: str, act: Act, side
     torch.save({"state_dict": state, "epoch": 3, "optimizer": {"lr": 0.1}}, tmp_path / "checkpoint.pth.tar")
     convert(tmp_path / "checkpoint.pth.tar", name, tmp_path / "out")
     assert_same_logits(theirs, tmp_path / "out", side)
+
+
+@pytest.mark.parametrize(
+    ("name", "act", "shape"),
+    [
+        ("unet_lasilu", layer_level(torch.sigmoid), {}),
+        ("unet_lahardsilu", layer_level(hard), {"inputs": 3, "outputs": 5}),
+        ("unet", torch.relu, {}),
+        ("unet_w64_silu", nn.functional.silu, {"width": 64}),
+    ],
+)
+def test_the_authors_u_net(tmp_path: Path, name: str, act: Act, shape: dict[str, int]) -> None:
+    torch.manual_seed(0)
+    theirs = trained(TheirUNet(act, **shape))
+    for level in range(1, 5):  # so that what comes from below counts
+        getattr(theirs, f"upconv{level}").weight.data *= 4
+    theirs.conv.weight.data *= 10
+    state = {f"module.{key}": tensor for key, tensor in theirs.state_dict().items()}
+    torch.save({"state_dict": state, "best_model": None, "epoch": 3}, tmp_path / "checkpoint.pth.tar")
+    done = convert(tmp_path / "checkpoint.pth.tar", name, tmp_path / "out")
+    loaded = assert_same_logits(theirs, tmp_path / "out", 32)
+    assert (done.architecture, done.tensors, loaded.num_classes) == (name, len(state), shape.get("outputs", 1))
+    assert done.renamed["decoder4.3.weight"] == "nodes.0.block.conv2.weight"
+    assert done.renamed["encoder1.1.running_var"] == "encoder.0.bn1.running_var"
+    for wrong in ("unet_nobn_lasilu", "unetplusplus_lasilu"):
+        with pytest.raises(UserError, match=r"does not fit unet_nobn_lasilu: .*left over|takes the weights of"):
+            convert(tmp_path / "checkpoint.pth.tar", wrong, tmp_path / "wrong")
 
 
 def test_the_unbiased_variance_is_needed() -> None:

@@ -66,8 +66,9 @@ def convert(
 ) -> None:
     """Convert a checkpoint of other code into a folder in the Hub's layout, with the same logits.
 
-    From layeract: their CIFAR ResNets (20, 32, 44 layers) and ImageNet ResNets. A checkpoint does not tell its
-    activation: --arch does. ReLU weights given to another activation are a start for training, no more.
+    From layeract: their CIFAR ResNets (20, 32, 44 layers), ImageNet ResNets and U-Net (--arch unet_lasilu), whose
+    logits are those before its sigmoid. A checkpoint does not tell its activation: --arch does. ReLU weights given to
+    another activation are a start for training, no more.
 
     Example: `layeract convert resnet20_la_silu.pth.tar --arch resnet20_lasilu --out converted`
     """

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from ..checkpoints import save_pretrained
 from ..errors import UserError, did_you_mean
 from ..fingerprint import activation_fingerprint
-from ..models import resnet_cifar, resnet_layeract
+from ..models import resnet_cifar, resnet_layeract, unet_layeract
 from ..models._builder import check_architecture
+from ..models._unet_parts import DEPTH
 
 __all__ = ["SOURCES", "Conversion", "convert"]
 
@@ -29,26 +30,45 @@ class Layout:
 
     Attributes:
         renames: (pattern, replacement) pairs that every key goes through.
+        swapped: Pattern of our keys whose convolution reads two joined maps of one width, there in the other order.
         model_args: Arguments that the network of ours needs.
         activations: Suffix of an architecture's name -> activation that computes what the source's does.
     """
 
     renames: tuple[tuple[str, str], ...] = ()
+    swapped: str | None = None
     model_args: Mapping[str, Any] = field(default_factory=dict)
     activations: Mapping[str, str] = field(default_factory=dict)
 
 
-CIFAR, IMAGENET = resnet_cifar.ResNetCifar, resnet_layeract.ResNetLayerAct
+CIFAR, IMAGENET, UNET = resnet_cifar.ResNetCifar, resnet_layeract.ResNetLayerAct, unet_layeract.UNet
+# What stands where in their blocks of six, and the levels of their U, counted from 1 at full size to the bottleneck.
+BLOCK = {0: "conv1", 1: "bn1", 3: "conv2", 4: "bn2"}
+LEVELS = range(1, DEPTH + 1)
+UNBIASED = {"_lasilu": "lasilu_unbiased", "_lahardsilu": "lahardsilu_unbiased"}
 # What --from takes -> class of our network (object: any) -> layout. timm's names are torchvision's.
 SOURCES: dict[str, dict[type, Layout]] = {
     "layeract": {
         CIFAR: Layout(
             renames=((r"^norm1\.", "bn1."), (r"^layers([123])\.", r"layer\1."), (r"^linear\.", "fc.")),
             model_args={"conv_bias": True, "shortcut_zeros": "after"},
-            activations={"_lasilu": "lasilu_unbiased", "_lahardsilu": "lahardsilu_unbiased"},
+            activations=UNBIASED,
         ),
         IMAGENET: Layout(
             activations={"_lasilu": "lasilu_imagenet_unbiased", "_lahardsilu": "lahardsilu_imagenet_unbiased"}
+        ),
+        # Theirs puts a sigmoid behind the last convolution, whose output is our logits.
+        UNET: Layout(
+            renames=(
+                *((rf"^encoder{level}\.", f"encoder.{level - 1}.") for level in LEVELS),
+                (r"^bottleneck\.", f"encoder.{DEPTH}."),
+                *((rf"^upconv{level}\.", f"nodes.{DEPTH - level}.up.") for level in LEVELS),
+                *((rf"^decoder{level}\.", f"nodes.{DEPTH - level}.block.") for level in LEVELS),
+                *((rf"^(encoder\.\d|nodes\.\d\.block)\.{index}\.", rf"\1.{name}.") for index, name in BLOCK.items()),
+                (r"^conv\.", "heads.0."),
+            ),
+            swapped=r"nodes\.\d\.block\.conv1\.weight",
+            activations=UNBIASED,
         ),
     },
     "timm": {object: Layout()},
@@ -98,7 +118,7 @@ def convert(file: str | Path, architecture: str, folder: str | Path, source: str
     loaded = _read(Path(file))
     layout = _layout(source, architecture)
     renamed = _rename(loaded, layout, file)
-    tensors = {renamed[key]: tensor for key, tensor in loaded.items()}
+    tensors = {renamed[key]: _in_our_order(renamed[key], tensor, layout) for key, tensor in loaded.items()}
     model = _build(architecture, layout, tensors)
     _check(model.state_dict(), tensors, file, architecture)
     model.load_state_dict(tensors, strict=False)
@@ -150,15 +170,22 @@ def _rename(loaded: Mapping[str, Tensor], layout: Layout, file: str | Path) -> d
     return renamed
 
 
+def _in_our_order(key: str, tensor: Tensor, layout: Layout) -> Tensor:
+    if layout.swapped and re.fullmatch(layout.swapped, key) and tensor.dim() == 4:
+        return tensor.roll(tensor.shape[1] // 2, dims=1)  # the halves change places
+    return tensor
+
+
 def _build(architecture: str, layout: Layout, tensors: Mapping[str, Tensor]) -> nn.Module:
     """The network with the head and input that the weights are for."""
     args = dict(layout.model_args)
     suffix = max((end for end in layout.activations if architecture.endswith(end)), key=len, default=None)
     if suffix is not None:
         args["act_layer"] = layout.activations[suffix]
-    cfg = timm.get_pretrained_cfg(architecture)
-    head, stem = (tensors.get(f"{getattr(cfg, part)}.weight") for part in ("classifier", "first_conv"))
-    if head is not None and head.dim() == 2:
+    cfg: Any = timm.get_pretrained_cfg(architecture)
+    names = (name if isinstance(name, str) else next(iter(name or ()), "") for name in (cfg.classifier, cfg.first_conv))
+    head, stem = (tensors.get(f"{name}.weight") for name in names)
+    if head is not None and head.dim() in (2, 4):
         args["num_classes"] = len(head)
     if stem is not None and stem.dim() == 4:
         args["in_chans"] = stem.shape[1]
