@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import segmentation_models_pytorch as smp
 import timm
 import torch
 from safetensors.torch import load_file
@@ -175,6 +176,46 @@ def test_a_damaged_config_is_refused_or_changes_nothing(folder: Path, tmp_path: 
         except (ValueError, RuntimeError, KeyError, TypeError, AttributeError):
             continue
         assert set(activation_fingerprint(model).values()) == {"LASiLU(alpha=1e-05)"}
+
+
+@pytest.fixture(scope="module")
+def smp_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("fuzz") / "smp"
+    torch.manual_seed(0)
+    options: dict[str, Any] = dict(encoder_depth=3, decoder_channels=(32, 16, 16), encoder_weights=None)
+    smp.create_model("unet_lasilu", "tu-test_resnet", **options).save_pretrained(path)
+    return path
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_weights_of_smps_networks(smp_folder: Path, tmp_path: Path, damage: Damage) -> None:
+    copy = Path(shutil.copytree(smp_folder, tmp_path / "copy"))
+    for broken in damaged((smp_folder / "model.safetensors").read_bytes(), damage, 10):
+        (copy / "model.safetensors").write_bytes(broken)
+        with pytest.raises(UserError):
+            smp.from_pretrained(str(copy))
+
+
+@pytest.mark.filterwarnings("ignore:(?s).*Mismatched keys:UserWarning")  # SMP says so, then refuses
+@pytest.mark.parametrize("damage", [*DAMAGES, None])
+def test_a_changed_config_of_smps_networks_is_refused_or_changes_nothing(
+    smp_folder: Path, tmp_path: Path, damage: Damage | None
+) -> None:
+    copy = Path(shutil.copytree(smp_folder, tmp_path / "copy"))
+    content = (smp_folder / "config.json").read_bytes()
+    images = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        wanted = smp.from_pretrained(str(smp_folder))(images)
+    rng = random.Random(0)
+    changes = [json.dumps(mutated(json.loads(content), rng)).encode() for _ in range(25)]
+    for broken in damaged(content, damage, 12) if damage else changes:
+        (copy / "config.json").write_bytes(broken)
+        try:
+            with torch.inference_mode():
+                output = smp.from_pretrained(str(copy))(images)
+        except (ValueError, RuntimeError, KeyError, TypeError, AttributeError):  # SMP reads the file first
+            continue
+        torch.testing.assert_close(output, wanted)
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

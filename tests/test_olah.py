@@ -18,6 +18,7 @@ from pathlib import Path
 
 import datasets
 import pytest
+import segmentation_models_pytorch as smp
 import timm
 import torch
 from huggingface_hub import HfApi, constants
@@ -29,6 +30,7 @@ from timm_layeract.errors import UserError
 from timm_layeract.hub.stage import stage, staged_files
 from timm_layeract.manifest import WEIGHTS_DIR, read_manifest
 
+from .damage import one_bit
 from .hub_server import point_to
 
 NAME, REPO = "resnet20_lasilu.cifar10", "org/resnet20_lasilu"
@@ -121,14 +123,38 @@ def test_offline_the_cache_serves(repository: str, monkeypatch: pytest.MonkeyPat
 def test_a_pinned_revision_stays_when_the_repository_is_tampered_with(
     olah: Olah, repository: str, tmp_path: Path
 ) -> None:
-    weights = tmp_path / "staged" / "model.safetensors"
-    content = bytearray(weights.read_bytes())
-    content[-5000] ^= 1
-    weights.write_bytes(content)
+    one_bit(tmp_path / "staged" / "model.safetensors")
     assert olah.commit("models", REPO, tmp_path / "staged") != repository
     with pytest.raises(UserError, match="is not the file that was published"):
         timm.create_model(f"hf-hub:{REPO}", pretrained=True)
     assert_golden(f"hf-hub:{REPO}@{repository}")
+
+
+def test_smps_networks(olah: Olah, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Listed, loaded, from the cache too; tampered weights refused; the pinned revision stays."""
+    point_to(monkeypatch, olah.url)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    repo, folder = "org/smp", tmp_path / "saved"
+    options = dict(encoder_depth=3, decoder_channels=(32, 16, 16), encoder_weights=None)
+    model = smp.create_model("unet_lasilu", "tu-test_resnet", **options).eval()
+    model.save_pretrained(folder)
+    images = torch.randn(1, 3, 32, 32)
+
+    def assert_same(**where: str) -> None:
+        with torch.inference_mode():
+            assert torch.equal(smp.from_pretrained(repo, **where)(images), model(images))
+
+    first = olah.commit("models", repo, folder)
+    info = HfApi().model_info(repo, revision="main")
+    assert {sibling.rfilename for sibling in info.siblings or []} == {path.name for path in folder.iterdir()}
+    assert_same()
+    one_bit(folder / "model.safetensors")
+    olah.commit("models", repo, folder)
+    with pytest.raises(UserError, match="is not the file that was published"):
+        smp.from_pretrained(repo)
+    assert_same(revision=first)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert_same(revision=first)
 
 
 class CuttingProxy(threading.Thread):

@@ -1,7 +1,6 @@
 """Loading pretrained weights: embedded, from a folder, from a Hub on this machine; and everything that is refused."""
 
 import json
-import pickle
 import shutil
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from timm_layeract.errors import UserError
 from timm_layeract.fingerprint import ActivationMismatchError
 from timm_layeract.manifest import WEIGHTS_DIR, pretrained_cfgs, read_manifest
 
+from .damage import DAMAGE, one_bit
 from .hub_server import CUT, HubServer
 
 NAME = "resnet20_lasilu.cifar10"
@@ -105,32 +105,6 @@ def test_a_cut_download_is_resumed(hub: HubServer, folder: Path, monkeypatch: py
     resumed = [headers["Range"] for headers in hub.headers if "Range" in headers]
     assert len(resumed) == 1
     assert 0 < int(resumed[0].removeprefix("bytes=").removesuffix("-")) <= 400_000
-
-
-def truncated(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-1000])
-
-
-def pickled(path: Path) -> None:
-    path.write_bytes(pickle.dumps({"weight": [1.0]}))
-
-
-def one_bit(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[-5000] ^= 1
-    path.write_bytes(content)
-
-
-def empty(path: Path) -> None:
-    path.write_bytes(b"")
-
-
-DAMAGE = [
-    (truncated, r"is no whole safetensors file .*cut short or damaged; delete it"),
-    (pickled, r"is no whole safetensors file"),
-    (empty, r"is no whole safetensors file"),
-    (one_bit, r"is not the file that was published: its sha256 is \w{64}, it should be \w{64}"),
-]
 
 
 @pytest.mark.parametrize(("damage", "said"), DAMAGE)

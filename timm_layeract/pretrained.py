@@ -29,9 +29,10 @@ from .checkpoints import WEIGHTS_HASH_KEY, file_sha256
 from .errors import UserError
 from .manifest import HUB_FILE, WEIGHTS_DIR, read_manifest
 
-__all__ = ["HUB_ERRORS", "check_weights", "download_weights", "hub_reason", "verified_weights"]
+__all__ = ["HUB_ERRORS", "check_weights", "download_weights", "hub_reason", "saved_weights", "verified_weights"]
 
 PICKLES = (".bin", ".pth", ".pt", ".tar", ".ckpt", ".pkl")
+CONVERT = "Convert it once by `layeract convert FILE --arch ARCH --out FOLDER`, and load local-dir:FOLDER."
 HUB_ERRORS = (HfHubHTTPError, EntryNotFoundError, FileMetadataError, OfflineModeIsEnabled, httpx2.HTTPError)
 
 
@@ -52,38 +53,53 @@ def verified_weights(cfg: Mapping[str, Any], cache_dir: str | Path | None = None
     kind, place = _resolve_pretrained_source(dict(cfg))
     if kind == "hf-hub":
         repo, filename = place if isinstance(place, tuple) else (place, HUB_FILE)
-        path, expected = download_weights(repo, filename, cache_dir), _pinned_sha256(repo)
-    elif kind == "local-dir":
-        path, expected = _weights_in(Path(place)), None
-    elif kind == "file":
-        path, expected = Path(place), _embedded_sha256(Path(place))
-    else:
-        return None
-    check_weights(path, expected or _config_sha256(path))
-    return path
+        return _published(repo, filename, cache_dir=cache_dir)
+    if kind == "local-dir":
+        return _checked(_weights_in(Path(place)))
+    if kind == "file":
+        return _checked(Path(place), _embedded_sha256(Path(place)))
+    return None
 
 
-def download_weights(repo: str, filename: str = HUB_FILE, cache_dir: str | Path | None = None) -> Path:
+def saved_weights(place: str, revision: str | None = None, way_out: str = CONVERT, **options: Any) -> Path:
+    """The weight file of a folder in the Hub's layout or of a repository on the Hub, checked.
+
+    Args:
+        place: Folder, or ``ORG/NAME``.
+        revision: Of a repository.
+        way_out: What to do with pickled weights, for the message.
+        **options: As of `download_weights`.
+
+    Raises:
+        UserError: As `verified_weights`.
+    """
+    if Path(place).is_dir():
+        return _checked(_weights_in(Path(place), way_out))
+    return _published(f"{place}@{revision}" if revision else place, HUB_FILE, way_out=way_out, **options)
+
+
+def download_weights(repo: str, filename: str = HUB_FILE, way_out: str = CONVERT, **options: Any) -> Path:
     """Fetch a weight file from the Hub into the cache, or find it there.
 
     Args:
         repo: ``ORG/NAME`` or ``ORG/NAME@REVISION``.
         filename: Its path in the repository.
-        cache_dir: Cache of the Hub; the usual one if None.
+        way_out: What to do with pickled weights, for the message.
+        **options: As of `hf_hub_download`: ``cache_dir``, ``force_download``, ``local_files_only``, ``token``.
 
     Raises:
         UserError: Says what is missing, and how to get it.
     """
     repo_id, revision = hf_split(repo)
     if not filename.endswith(".safetensors"):
-        raise UserError(_pickled(f"{filename} of {repo}"))
+        raise UserError(_pickled(f"{filename} of {repo}", way_out))
     try:
-        return Path(hf_hub_download(repo_id, filename, revision=revision, cache_dir=cache_dir))
+        return Path(hf_hub_download(repo_id, filename, revision=revision, **options))
     except HUB_ERRORS as error:
         if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
             raise UserError(
                 f"{repo} has no {filename}. Weights of other kinds are pickles, which can run code when they are "
-                f"loaded, and are refused; its owner can convert them by `layeract convert`."
+                f"loaded, and are refused. {way_out}"
             ) from error
         raise UserError(f"{filename} of {repo} could not be loaded: {hub_reason(error)}") from error
 
@@ -137,19 +153,28 @@ def check_weights(path: Path, sha256: str | None = None) -> None:
         )
 
 
-def _pickled(what: str) -> str:
-    return (
-        f"{what} holds pickled weights, which can run code when they are loaded, and is refused. Convert it once by "
-        f"`layeract convert FILE --arch ARCH --out FOLDER`, and load local-dir:FOLDER."
-    )
+def _published(repo: str, filename: str, **options: Any) -> Path:
+    return _checked(download_weights(repo, filename, **options), _pinned_sha256(repo))
 
 
-def _weights_in(folder: Path) -> Path:
+def _checked(path: Path, sha256: str | None = None) -> Path:
+    """The file, checked against a hash, else against the one in the config.json beside it."""
+    check_weights(path, sha256 or _config_sha256(path))
+    return path
+
+
+def _pickled(what: str, way_out: str = CONVERT) -> str:
+    return f"{what} holds pickled weights, which can run code when they are loaded, and is refused. {way_out}"
+
+
+def _weights_in(folder: Path, way_out: str = CONVERT) -> Path:
     """The safetensors file of a folder in the Hub's layout."""
     path = folder / HUB_FILE
     if not path.is_file():
         pickles = [each.name for each in sorted(folder.glob("*")) if each.suffix in PICKLES]
-        raise UserError(_pickled(str(folder / pickles[0])) if pickles else f"There is no {HUB_FILE} in {folder}.")
+        raise UserError(
+            _pickled(str(folder / pickles[0]), way_out) if pickles else f"There is no {HUB_FILE} in {folder}."
+        )
     return path
 
 

@@ -1,9 +1,10 @@
 """SMP's architectures with other activations in encoder and decoder, saved and loaded without losing them.
 
 Each of SMP's classes gets a subclass (`LayerActUnet` of `Unet`, ...), found under its name in
-segmentation_models_pytorch, so that `smp.from_pretrained` resolves it. U-Net and UNet++ also have names in
-`smp.create_model` that say the activation. Imports segmentation_models_pytorch, `swap`, `fuse`, `fingerprint`,
-`checkpoints` and its sibling `encoders`.
+segmentation_models_pytorch, so that `smp.from_pretrained` resolves it; what it loads is checked as timm's networks of
+ours are. U-Net and UNet++ also have names in `smp.create_model` that say the activation.
+Imports segmentation_models_pytorch, `swap`, `fuse`, `fingerprint`, `checkpoints`, `pretrained` and its sibling
+`encoders`.
 """
 
 import inspect
@@ -16,14 +17,23 @@ from typing import Any
 import segmentation_models_pytorch as smp
 import torch
 from huggingface_hub import ModelCard
-from huggingface_hub.constants import SAFETENSORS_SINGLE_FILE
 from segmentation_models_pytorch.base import SegmentationModel
 
-from ..checkpoints import FINGERPRINT_KEY, SWAP_MARK, save_weights, stored_fingerprint
+from ..checkpoints import (
+    FINGERPRINT_KEY,
+    SWAP_MARK,
+    WEIGHTS_HASH_KEY,
+    file_sha256,
+    save_weights,
+    stored_fingerprint,
+)
 from ..errors import UserError, did_you_mean
+from ..files import write_json
 from ..fingerprint import activation_fingerprint, check_fingerprint, fingerprint_mismatches
 from ..fuse import fuse
 from ..layers import LayerAct
+from ..manifest import HUB_FILE
+from ..pretrained import saved_weights
 from ..swap import swap_activations
 from .encoders import LAYERACT
 
@@ -35,6 +45,10 @@ ACTIVATIONS = {**LAYERACT, "_silu": "silu"}
 LICENSE = "apache-2.0"
 VARIANT = "LayerAct"  # before the name of SMP's class
 NOT_ARGUMENTS = (SWAP_MARK, FINGERPRINT_KEY)  # in a network's config, beside what it is built with
+SAVE_AGAIN = (
+    "Where you trust it, read it once by torch.load(FILE, weights_only=True), load that into the network, and save it "
+    "by its save_pretrained(FOLDER)."
+)
 
 
 class RecordsActivations:
@@ -58,13 +72,14 @@ class RecordsActivations:
     def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> str | None:
         """SMP's `save_pretrained`, with the activation fingerprint in config.json and in the weights' metadata.
 
-        The config leaves `encoder_weights` out: loading downloads nothing for the encoder.
+        The config also holds the hash of the weights, which loading compares, and leaves `encoder_weights` out: loading
+        downloads nothing for the encoder.
 
         Args:
             save_directory: Made if need be.
             *args: As SMP's.
-            **kwargs: As SMP's: ``dataset`` and ``metrics`` for the card, ``push_to_hub``, ``repo_id``; and `license`
-                of the card, Apache-2.0 if left out.
+            **kwargs: As SMP's: ``dataset`` and ``metrics`` for the card, ``config`` for more in config.json,
+                ``push_to_hub``, ``repo_id``; and `license` of the card, Apache-2.0 if left out.
 
         Raises:
             UserError: The model's arguments would bring back other activations.
@@ -73,7 +88,8 @@ class RecordsActivations:
         if "license" in kwargs:
             kwargs["model_card_kwargs"] = {**kwargs.get("model_card_kwargs", {}), "license": kwargs.pop("license")}
         arguments = self._hub_mixin_config
-        self._hub_mixin_config = {**arguments, "encoder_weights": None, FINGERPRINT_KEY: activation_fingerprint(self)}  # type: ignore[arg-type]
+        more = {**(kwargs.pop("config", None) or {}), "encoder_weights": None}
+        self._hub_mixin_config = {**arguments, **more, FINGERPRINT_KEY: activation_fingerprint(self)}  # type: ignore[arg-type]
         try:
             return super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]
         finally:
@@ -93,7 +109,32 @@ class RecordsActivations:
             )
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        save_weights(self, save_directory / SAFETENSORS_SINGLE_FILE)  # type: ignore[arg-type]
+        weights = save_directory / HUB_FILE
+        save_weights(self, weights)  # type: ignore[arg-type]
+        config = {**self._hub_mixin_config, WEIGHTS_HASH_KEY: file_sha256(weights)}
+        write_json(save_directory / "config.json", dict(sorted(config.items())))
+
+    @classmethod
+    def _from_pretrained(
+        cls,
+        *,
+        model_id: str,
+        revision: str | None,
+        map_location: str = "cpu",
+        strict: bool = True,
+        cache_dir: str | Path | None,
+        force_download: bool,
+        local_files_only: bool,
+        token: str | bool | None,
+        **arguments: Any,
+    ) -> Any:
+        """Build the network and load its weights, checked before (`pretrained.saved_weights`)."""
+        download = dict(
+            cache_dir=cache_dir, force_download=force_download, local_files_only=local_files_only, token=token
+        )
+        weights = saved_weights(model_id, revision, SAVE_AGAIN, **download)
+        arguments.pop(WEIGHTS_HASH_KEY, None)  # in config.json for the check
+        return cls._load_as_safetensor(cls(**arguments), str(weights), map_location, strict)
 
     @classmethod
     def _load_as_safetensor(cls, model: Any, model_file: str, map_location: str, strict: bool) -> Any:
