@@ -7,10 +7,11 @@ not).
 import sys
 from pathlib import Path
 
-from timm_layeract.hub.cards import card_files
-from timm_layeract.manifest import check_manifest, read_manifest
+from timm_layeract.checkpoints import file_sha256
+from timm_layeract.hub.cards import card_files, pictures
+from timm_layeract.manifest import CARDS_DIR, check_manifest, read_manifest
 
-FOLDER = Path(__file__).parent.parent / "hub_cards"
+FOLDER = CARDS_DIR
 
 
 def main() -> None:
@@ -19,7 +20,11 @@ def main() -> None:
     check_manifest(manifest)
     fresh = {name: text.encode() for name, text in card_files(manifest).items()}
     FOLDER.mkdir(exist_ok=True)
-    written = {path.name: path.read_bytes() for path in FOLDER.iterdir()}
+    shown = pictures(manifest)  # which `layeract embed` puts there
+    wrong = [name for name, sha256 in shown.items() if not _is(FOLDER / name, sha256)]
+    if wrong:
+        sys.exit(f"hub_cards/ lacks the pictures {', '.join(wrong)} as they were embedded: embed those networks anew.")
+    written = {path.name: path.read_bytes() for path in FOLDER.iterdir() if path.name not in shown}
     if "--check" in sys.argv[1:]:
         stale = sorted(name for name in {**fresh, **written} if fresh.get(name) != written.get(name))
         sys.exit(f"hub_cards/ is stale ({', '.join(stale)}): run `make cards`." if stale else None)
@@ -27,6 +32,10 @@ def main() -> None:
         (FOLDER / name).unlink()
     for name, content in fresh.items():
         (FOLDER / name).write_bytes(content)
+
+
+def _is(path: Path, sha256: str) -> bool:
+    return path.is_file() and file_sha256(path) == sha256
 
 
 if __name__ == "__main__":

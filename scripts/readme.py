@@ -10,14 +10,7 @@ from pathlib import Path
 from timm_layeract.adaptation.report import adaptations_table
 from timm_layeract.evaluation.plots import plot_categories
 from timm_layeract.evaluation.report import provenance, summary_table
-from timm_layeract.manifest import (
-    FIGURE_NAMES,
-    WEIGHTS_DIR,
-    monitor_of,
-    over_seeds,
-    read_manifest,
-    training_length,
-)
+from timm_layeract.manifest import WEIGHTS_DIR, headline, over_seeds, read_manifest, training_length
 from timm_layeract.training.compare import comparison_provenance, comparison_table
 
 ROOT = Path(__file__).parent.parent
@@ -36,16 +29,11 @@ def models() -> str:
     ]
     for name, entry in read_manifest().items():
         rows.append(
-            f"| `{name}` | {entry['data']['name']} | {figure(entry['test'])} | {over_seeds(entry) or '-'} | "
-            f"{figure(entry['validation'])} | {entry['parameters']:,} | {entry['bytes'] / 2**20:.1f} MiB | "
+            f"| `{name}` | {entry['data']['name']} | {headline(entry['test'])} | {over_seeds(entry) or '-'} | "
+            f"{headline(entry['validation'])} | {entry['parameters']:,} | {entry['bytes'] / 2**20:.1f} MiB | "
             f"`{entry['recipe']['name']}`, {training_length(entry['recipe'])}, seed {entry['recipe']['seed']} |"
         )
     return "\n".join(rows)
-
-
-def figure(results: dict[str, float]) -> str:
-    """The figure that a task is judged by: top-1 accuracy, or intersection over union."""
-    return f"{results[monitor_of(results)]:.2f} % {FIGURE_NAMES[monitor_of(results)]}"
 
 
 def robustness() -> str:

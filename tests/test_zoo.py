@@ -36,7 +36,7 @@ def test_list(manifest: dict[str, dict[str, Any]], capsys: pytest.CaptureFixture
     row = next(line for line in lines if line.startswith(NAME))
     entry = manifest[NAME]
     assert row.split() == [
-        *(NAME, "CIFAR-10", "(JPEG)", f"{entry['test']['top1']:.2f}", "%", "269,722", "1.0", "MiB", "package")
+        *(NAME, "CIFAR-10", "(JPEG)", f"{entry['test']['top1']:.2f}", "%", "top-1", "269,722", "1.0", "MiB", "package")
     ]
     entry["hub"] = {"repo": "org/name", "revision": "a" * 40}
     manifest["resnet20.cifar10"]["file"] = "gone.safetensors"
@@ -54,7 +54,7 @@ def test_info(manifest: dict[str, dict[str, Any]], capsys: pytest.CaptureFixture
     entry = manifest[NAME]
     for said in (
         f'timm.create_model("{NAME}", pretrained=True)',
-        f"test top-1:     {entry['test']['top1']:.2f} %",
+        f"test:           {entry['test']['top1']:.2f} % top-1\n",
         entry["sha256"],
         "LASiLU(alpha=1e-05)",
         "(3, 32, 32)",

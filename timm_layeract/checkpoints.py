@@ -51,6 +51,8 @@ KEPT_CFG = (
 )
 # Above this, embedded weights are kept in float16.
 LARGE = 16 * 2**20
+# Longest side of golden inputs: networks of ours that are made for larger images take any size.
+GOLDEN_SIDE = 64
 # Left in a swapped stock model's arguments by `swap_activations`, so that timm's own saving refuses it.
 SWAP_MARK = "swapped_activations"
 
@@ -219,12 +221,16 @@ def golden_tensors(model: nn.Module, input_size: tuple[int, int, int]) -> dict[s
 
     Args:
         model: Network in float32 on the CPU.
-        input_size: (C, H, W).
+        input_size: (C, H, W) that it is made for.
 
     Returns:
-        ``input`` ``(2, C, H, W)``, standard normal, and ``output``, the logits in evaluation mode.
+        ``input`` ``(2, C, H, W)``, standard normal, no side longer than `GOLDEN_SIDE`, and ``output``, the logits in
+        evaluation mode: ``(2, K)``, or of segmentation ``(2, K, H, W)``.
     """
-    images = torch.randn(2, *input_size, generator=torch.Generator().manual_seed(0))
+    channels, *sides = input_size
+    images = torch.randn(
+        2, channels, *(min(side, GOLDEN_SIDE) for side in sides), generator=torch.Generator().manual_seed(0)
+    )
     with torch.inference_mode():
         output = model.eval()(images)
     return {"input": images, "output": output.clone()}

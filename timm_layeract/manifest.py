@@ -14,10 +14,12 @@ from .errors import UserError, did_you_mean
 from .files import mean_and_deviation, write_json
 
 __all__ = [
-    "FIGURE_NAMES",
+    "CARDS_DIR",
+    "FIGURES",
     "WEIGHTS_DIR",
     "check_manifest",
     "find_entry",
+    "headline",
     "monitor_of",
     "over_seeds",
     "pretrained_cfgs",
@@ -28,13 +30,13 @@ __all__ = [
 ]
 
 WEIGHTS_DIR = Path(__file__).parent / "weights"
+CARDS_DIR = Path(__file__).parent.parent / "hub_cards"  # in a clone: model cards and their pictures
 MANIFEST = "manifest.json"
 SCHEMA = "manifest.schema.json"
 DATA_SETS = "datasets.json"
 HUB_FILE = "model.safetensors"
-
-FIGURE_NAMES = {"top1": "top-1", "iou": "IoU"}
-"""What tables call the figure that a task is judged by."""
+# What tables call the figures in results, those that a task is judged by first.
+FIGURES = {"top1": "top-1", "iou": "IoU", "dice": "Dice"}
 
 Entry = dict[str, Any]
 Manifest = dict[str, Entry]
@@ -80,6 +82,12 @@ def training_length(recipe: Mapping[str, Any]) -> str:
 def monitor_of(figures: Mapping[str, Any]) -> str:
     """Which of a task's figures it is judged by: ``top1``, or ``iou`` of segmentation."""
     return "iou" if "iou" in figures else "top1"
+
+
+def headline(figures: Mapping[str, Any]) -> str:
+    """The figure that a task is judged by, as ``88.86 % top-1`` or ``82.10 % IoU``."""
+    monitor = monitor_of(figures)
+    return f"{figures[monitor]:.2f} % {FIGURES[monitor]}"
 
 
 def over_seeds(entry: Mapping[str, Any]) -> str | None:

@@ -32,7 +32,7 @@ from ..models.text_rcnn import TextRCNN
 from ..models.unet_layeract import UNet, UNetPlusPlus
 from ..progress import tracked
 from ..training.engine import Trainer, process_state
-from ..training.folder import check_output, own_folder
+from ..training.folder import PICTURE, check_output, own_folder
 from ..training.progress import show_figures
 from ..training.recipe import Recipe, load_recipe
 from ..training.run import TASKS, Report, check_tracker, fit, identify, silent, write_result
@@ -214,7 +214,7 @@ def _run(trainer: Trainer, teacher: nn.Module, identity: dict[str, Any], splits:
     }
     if trainer.accelerator.is_main_process:
         _save(trainer, splits["train"].classes)
-        trainer.task.illustrate(trainer.evaluated, trainer.val_data, trainer.output / "examples.png")
+        trainer.task.illustrate(trainer.evaluated, trainer.val_data, trainer.output / PICTURE)
         write_result(trainer, result, statistics_seconds=round(seconds, 1))
         trainer.report(write_report(result, trainer.output))
 

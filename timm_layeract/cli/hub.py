@@ -25,10 +25,10 @@ def list_(
     found = list_weights(pattern)
     if not found:
         raise UserError(f"No trained weights match {pattern!r}; `layeract list` shows all.")
-    table = Table("name", "data", "test top-1", "parameters", "file", "where", box=None, pad_edge=False)
+    table = Table("name", "data", "test", "parameters", "file", "where", box=None, pad_edge=False)
     for each in found:
         size = f"{each.bytes / 2**20:.1f} MiB"
-        table.add_row(each.name, each.data, f"{each.top1:.2f} %", f"{each.parameters:,}", size, each.place)
+        table.add_row(each.name, each.data, each.test, f"{each.parameters:,}", size, each.place)
     Console().print(table)
 
 

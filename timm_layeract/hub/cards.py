@@ -4,6 +4,7 @@ Imports huggingface_hub, timm, yaml, `manifest`, `models`.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,37 @@ import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData
 from huggingface_hub import eval_result_entries_to_yaml as entries_to_yaml
 
-from ..manifest import Manifest, find_entry, over_seeds, read_data_sets, training_length
+from ..files import markdown_table
+from ..manifest import FIGURES, Manifest, find_entry, monitor_of, over_seeds, read_data_sets, training_length
 from ..models._builder import NORMALIZED
 from ..models.resnet_cifar import ACTIVATIONS
 
-__all__ = ["card_files", "render_card", "render_eval_results"]
+__all__ = ["card_files", "pictures", "render_card", "render_eval_results"]
 
 TEMPLATE = Path(__file__).parent / "model_card.md.jinja"
-TASK = "image-classification"
-METRIC = "Top-1 accuracy (%)"
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task as the Hub knows it.
+
+    Attributes:
+        hub_id: Its name there.
+        metrics: Key in results -> the metric's id and name, the one that the task is judged by first.
+    """
+
+    hub_id: str
+    metrics: Mapping[str, tuple[str, str]]
+
+
+# By the figure that a task is judged by.
+TASKS = {
+    "top1": Task("image-classification", {"top1": ("accuracy", "Top-1 accuracy (%)")}),
+    "iou": Task(
+        "image-segmentation",
+        {"iou": ("iou", "Intersection over union (%)"), "dice": ("dice", "Dice coefficient (%)")},
+    ),
+}
 
 
 def card_files(manifest: Manifest) -> dict[str, str]:
@@ -28,8 +51,16 @@ def card_files(manifest: Manifest) -> dict[str, str]:
     files = {}
     for name in manifest:
         files[f"{name}.md"] = render_card(name, manifest)
-        files[f"{name}.eval_results.yaml"] = render_eval_results(name, manifest)
+        results = render_eval_results(name, manifest)
+        if results is not None:
+            files[f"{name}.eval_results.yaml"] = results
     return files
+
+
+def pictures(manifest: Manifest) -> dict[str, str]:
+    """What else belongs into hub_cards/: file name -> sha256 of the pictures that cards show."""
+    shown = (entry["picture"] for entry in manifest.values() if "picture" in entry)
+    return {picture["file"]: picture["sha256"] for picture in shown}
 
 
 def render_card(name: str, manifest: Manifest, repo: str | None = None) -> str:
@@ -43,31 +74,32 @@ def render_card(name: str, manifest: Manifest, repo: str | None = None) -> str:
     name, entry = find_entry(name, manifest)
     data = read_data_sets()[entry["data"]["name"]]
     base = _base_model(entry, manifest)
-    score = _percent(entry["test"]["top1"])
+    task, scores = _scores(entry)
     metadata = ModelCardData(
         library_name="timm",
-        pipeline_tag=TASK,
+        pipeline_tag=task.hub_id,
         license=entry["pretrained_cfg"]["license"],
-        datasets=[data["hub_id"]],
+        datasets=[data["hub_id"]] if data["hub_id"] else None,
         tags=[
             "timm",
             "timm-layeract",
-            TASK,
+            task.hub_id,
             *sorted({_activation_name(each) for each in entry["activations"].values()}),
         ],
         base_model=base,
-        metrics=["accuracy"],
+        metrics=[metric for metric, _, _ in scores],
         model_name=name,
         eval_results=[
             EvalResult(
-                task_type=TASK,
-                dataset_type=data["hub_id"],
+                task_type=task.hub_id,
+                dataset_type=data["hub_id"] or entry["data"]["name"],
                 dataset_name=entry["data"]["name"],
-                dataset_split="test",
-                metric_type="accuracy",
-                metric_name=METRIC,
-                metric_value=score,
+                dataset_split=data["test_split"],
+                metric_type=metric,
+                metric_name=called,
+                metric_value=value,
             )
+            for metric, called, value in scores
         ],
     )
     card = ModelCard.from_template(
@@ -75,33 +107,44 @@ def render_card(name: str, manifest: Manifest, repo: str | None = None) -> str:
         template_path=str(TEMPLATE),
         name=name,
         entry=entry,
+        task=task.hub_id,
         repo=repo or entry.get("hub", {}).get("repo"),
         data_set=data,
         base=base,
         activations=sorted(set(entry["activations"].values())),
-        rows=[_row(other, manifest[other]) for other in _trained_alike(name, manifest)],
+        alike=len(_trained_alike(name, manifest)) > 1,
+        results=_results_table(name, manifest),
         length=training_length(entry["recipe"]),
         recipe={key: value for key, value in entry["recipe"].items() if key not in ("name", "source")},
     )
     return str(card).rstrip() + "\n"
 
 
-def render_eval_results(name: str, manifest: Manifest) -> str:
-    """The Hub's ``.eval_results`` file of a checkpoint, as YAML."""
+def render_eval_results(name: str, manifest: Manifest) -> str | None:
+    """The Hub's ``.eval_results`` file of a checkpoint, as YAML; None where the data set is not on the Hub."""
     name, entry = find_entry(name, manifest)
     data = read_data_sets()[entry["data"]["name"]]
-    result = EvalResultEntry(
-        dataset_id=data["hub_id"],
-        task_id=TASK,
-        value=_percent(entry["test"]["top1"]),
-        date=entry["date"],
-        notes=f"{METRIC}, test split, {entry['data']['test_images']} images. {data['description']}",
-    )
-    return yaml.safe_dump(entries_to_yaml([result]), sort_keys=False, allow_unicode=True, width=120)
+    if data["hub_id"] is None:  # an entry must name a data set there
+        return None
+    task, scores = _scores(entry)
+    results = [
+        EvalResultEntry(
+            dataset_id=data["hub_id"],
+            task_id=task.hub_id,
+            value=value,
+            date=entry["date"],
+            notes=f"{called}, {data['test_split']} split, {entry['data']['test_images']} images. {data['description']}",
+        )
+        for _, called, value in scores
+    ]
+    return yaml.safe_dump(entries_to_yaml(results), sort_keys=False, allow_unicode=True, width=120)
 
 
-def _percent(value: float) -> float:
-    return round(value, 2)
+def _scores(entry: Mapping[str, Any]) -> tuple[Task, list[tuple[str, str, float]]]:
+    """The task, and its test figures: the metric's id and name, and the value."""
+    test = entry["test"]
+    task = TASKS[monitor_of(test)]
+    return task, [(*task.metrics[key], round(test[key], 2)) for key in task.metrics if key in test]
 
 
 def _activation_name(described: str) -> str:
@@ -127,14 +170,20 @@ def _family(architecture: str) -> str:
     )
 
 
-def _row(name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
-    """What the table of results shows of one network."""
-    activations = sorted(set(entry["activations"].values()))
-    row = {"name": name, "activation": ", ".join(activations), "test": entry["test"]["top1"]}
-    row["validation"] = entry["validation"]["top1"]
-    if (seeds := over_seeds(entry)) is not None:
-        row["seeds"] = seeds
-    return row
+def _results_table(name: str, manifest: Manifest) -> str:
+    """Figures of the checkpoint and of those trained alike, as a Markdown table."""
+    entries = {each: manifest[each] for each in _trained_alike(name, manifest)}
+    shown = [key for key in FIGURES if key in manifest[name]["test"]]
+    called = [f" {FIGURES[key]}" for key in shown] if len(shown) > 1 else [""]
+    seeded = any(over_seeds(entry) for entry in entries.values())
+    head = ["network", "activation", *(f"test{each}" for each in called), *(f"held-out{each}" for each in called)]
+    rows = []
+    for each, entry in entries.items():
+        figures = [entry[part].get(key) for part in ("test", "validation") for key in shown]
+        row = [f"**{each}**" if each == name else each, ", ".join(sorted(set(entry["activations"].values())))]
+        row += ["-" if value is None else f"{value:.2f}" for value in figures]
+        rows.append([*row, over_seeds(entry) or ""] if seeded else row)
+    return markdown_table([*head, f"test{called[0]}, mean ± deviation (seeds)"] if seeded else head, rows)
 
 
 def _base_model(entry: Mapping[str, Any], manifest: Manifest) -> str | None:

@@ -16,7 +16,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from ..checkpoints import file_sha256
 from ..errors import UserError
-from ..manifest import WEIGHTS_DIR, check_manifest, find_entry, read_manifest, write_manifest
+from ..manifest import CARDS_DIR, WEIGHTS_DIR, check_manifest, find_entry, read_manifest, write_manifest
 from ..pretrained import HUB_ERRORS, hub_reason
 from .stage import GOLDEN, check_golden, stage, staged_files
 
@@ -59,6 +59,7 @@ def publish(
     dry_run: bool = False,
     force: bool = False,
     directory: Path = WEIGHTS_DIR,
+    cards: Path = CARDS_DIR,
     report: Callable[[str], None] = print,
 ) -> Publication:
     """Put a checkpoint on the Hub so that timm loads it from there with the same logits.
@@ -73,6 +74,7 @@ def publish(
         dry_run: Do everything but the network.
         force: Replace another model that the repository holds, all its files.
         directory: Folder of the weights and the manifest.
+        cards: Folder of the cards' pictures.
         report: Called with lines for a person to read.
 
     Raises:
@@ -85,7 +87,7 @@ def publish(
     _check_repo(repo)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "repository"
-        stage(name, manifest, repo, folder, directory)
+        stage(name, manifest, repo, folder, directory, cards)
         files = {path: (folder / path).stat().st_size for path in staged_files(folder)}
         report(f"{name}: weights finite, hash as in the manifest, logits as recorded")
         if dry_run:

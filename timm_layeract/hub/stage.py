@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from ..checkpoints import golden_file, save_config
+from ..checkpoints import file_sha256, golden_file, save_config
 from ..errors import UserError
 from ..fingerprint import check_fingerprint
-from ..manifest import HUB_FILE, Entry, Manifest, pretrained_cfgs
+from ..manifest import CARDS_DIR, HUB_FILE, Entry, Manifest, pretrained_cfgs
 from ..pretrained import check_weights
 from .cards import render_card, render_eval_results
 
@@ -25,19 +25,21 @@ GOLDEN = "golden.safetensors"
 TOLERANCE = 1e-4
 
 
-def stage(name: str, manifest: Manifest, repo: str, folder: Path, directory: Path) -> None:
+def stage(name: str, manifest: Manifest, repo: str, folder: Path, directory: Path, cards: Path = CARDS_DIR) -> None:
     """Check a checkpoint and lay out its repository.
 
     Args:
         name: ``arch.tag``.
         manifest: All checkpoints.
         repo: ``ORG/NAME``, for the card.
-        folder: Made and filled: model.safetensors, config.json, README.md, evaluation results, golden tensors.
+        folder: Made and filled: model.safetensors, config.json, README.md with its picture, evaluation results, golden
+            tensors.
         directory: Where the weights lie.
+        cards: Where pictures lie.
 
     Raises:
-        UserError: Damaged weights, a hash other than the manifest's, NaN or infinity, parameters that do not fit,
-            other activations, other logits than the golden ones.
+        UserError: Damaged weights, a hash (of weights or picture) other than the manifest's, NaN or infinity,
+            parameters that do not fit, other activations, other logits than the golden ones.
     """
     entry = manifest[name]
     weights, golden = directory / entry["file"], golden_file(name, directory)
@@ -45,14 +47,19 @@ def stage(name: str, manifest: Manifest, repo: str, folder: Path, directory: Pat
     if not golden.is_file():
         raise UserError(f"There are no golden tensors {golden.name} beside the weights; embed the checkpoint anew.")
     check_golden(model, golden, weights.name)
+    picture = _checked_picture(entry, cards)
     folder.mkdir()
     shutil.copyfile(weights, folder / HUB_FILE)
     shutil.copyfile(golden, folder / GOLDEN)
     save_config(model, folder / HUB_FILE, tuple(entry["pretrained_cfg"].get("label_names", ())))
     (folder / "README.md").write_text(render_card(name, manifest, repo), encoding="utf-8")
-    results = folder / ".eval_results" / f"{name}.yaml"
-    results.parent.mkdir()
-    results.write_text(render_eval_results(name, manifest), encoding="utf-8")
+    if picture is not None:
+        shutil.copyfile(picture, folder / picture.name)
+    results = render_eval_results(name, manifest)
+    if results is not None:
+        path = folder / ".eval_results" / f"{name}.yaml"
+        path.parent.mkdir()
+        path.write_text(results, encoding="utf-8")
 
 
 def staged_files(folder: Path) -> list[str]:
@@ -74,6 +81,16 @@ def _checked_model(name: str, entry: Entry, weights: Path, directory: Path) -> n
         raise UserError(f"{weights.name} does not fit {architecture}: {' '.join(str(error).split())}") from error
     check_fingerprint(entry["activations"], model, weights.name)
     return model
+
+
+def _checked_picture(entry: Entry, cards: Path) -> Path | None:
+    """The picture of the card, if it has one."""
+    if "picture" not in entry:
+        return None
+    path = cards / entry["picture"]["file"]
+    if not path.is_file() or file_sha256(path) != entry["picture"]["sha256"]:
+        raise UserError(f"{path} is not the picture that was embedded; get it again (git checkout), or embed anew.")
+    return path
 
 
 def check_golden(model: nn.Module, golden: Path, source: str) -> None:

@@ -5,7 +5,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from ..manifest import WEIGHTS_DIR, find_entry, read_data_sets, read_manifest, training_length
+from ..manifest import FIGURES, WEIGHTS_DIR, find_entry, headline, read_data_sets, read_manifest, training_length
 from ..pretrained import check_weights, download_weights
 
 __all__ = ["Weights", "describe_weights", "get_weights", "list_weights"]
@@ -18,7 +18,7 @@ class Weights:
     Attributes:
         name: ``arch.tag``.
         data: Data set it was trained on.
-        top1: Test accuracy in percent.
+        test: The figure that it is judged by, on test data: ``88.86 % top-1``, ``82.10 % IoU``.
         parameters: Number of parameters.
         bytes: Size of the file.
         embedded: Whether the file ships with this installation.
@@ -27,7 +27,7 @@ class Weights:
 
     name: str
     data: str
-    top1: float
+    test: str
     parameters: int
     bytes: int
     embedded: bool
@@ -49,7 +49,7 @@ def list_weights(pattern: str = "*") -> list[Weights]:
                 Weights(
                     name,
                     entry["data"]["name"],
-                    entry["test"]["top1"],
+                    headline(entry["test"]),
                     entry["parameters"],
                     entry["bytes"],
                     (WEIGHTS_DIR / entry["file"]).is_file(),
@@ -80,12 +80,17 @@ def describe_weights(name: str) -> dict[str, Any]:
         "classes": f"{cfg['num_classes']}: " + ", ".join(cfg.get("label_names", ["unnamed"])),
         "data": f"{data['name']}, {data['train_images']:,} training images",
         "terms": f"weights {cfg['license']}; data {read_data_sets()[data['name']]['license']}",
-        "test top-1": f"{entry['test']['top1']:.2f} %",
-        "held-out top-1": f"{entry['validation']['top1']:.2f} %",
+        "test": _figures(entry["test"]),
+        "held-out": _figures(entry["validation"]),
         "recipe": f"{recipe['name']}, {training_length(recipe)}, seed {recipe['seed']}",
         "trained": f"{entry['date']} on {entry['device']}, {entry['train_seconds'] / 3600:.1f} hours",
         "versions": ", ".join(f"{package} {version}" for package, version in entry["versions"].items()),
     }
+
+
+def _figures(results: dict[str, Any]) -> str:
+    """``88.86 % top-1``, or ``82.10 % IoU, 90.17 % Dice``."""
+    return ", ".join(f"{results[key]:.2f} % {called}" for key, called in FIGURES.items() if key in results)
 
 
 def get_weights(name: str) -> Path:

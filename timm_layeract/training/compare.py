@@ -9,8 +9,8 @@ from typing import Any
 
 from ..errors import UserError
 from ..files import markdown_table, mean_and_deviation, write_json
-from ..manifest import FIGURE_NAMES, monitor_of, training_length
-from .runs import FIGURES, check_alike, read_finished
+from ..manifest import FIGURES, monitor_of, training_length
+from .runs import SCORES, check_alike, read_finished
 
 __all__ = ["compare_runs", "comparison_provenance", "comparison_table"]
 
@@ -45,7 +45,7 @@ def compare_runs(runs: list[Path], path: Path) -> dict[str, Any]:
             raise UserError(f"{run} is called {result['model']} like another run, but its activations are others.")
         if any(other["seed"] == seed for other in entry["runs"]):
             raise UserError(f"Two of these runs are of {result['model']} with the seed {seed}.")
-        figures = {key: result[key] for key in FIGURES}
+        figures = {key: result[key] for key in SCORES}
         entry["runs"].append({"seed": seed, **figures, **read_finished(run, "environment.json")})
     recipe = {key: value for key, value in results[0]["recipe"].items() if key != "seed"}
     shared = {"recipe": recipe, **{key: results[0][key] for key in ("data", "processes")}}
@@ -61,7 +61,7 @@ def comparison_table(comparison: Mapping[str, Any]) -> str:
         scores = [[run[part][monitor_of(run[part])] for run in model["runs"]] for part in ("test", "validation")]
         seeds = ", ".join(str(run["seed"]) for run in model["runs"])
         rows.append([f"`{model['model']}`", *map(mean_and_deviation, scores), seeds])
-    figure = FIGURE_NAMES[monitor_of(comparison["models"][0]["runs"][0]["test"])]
+    figure = FIGURES[monitor_of(comparison["models"][0]["runs"][0]["test"])]
     return markdown_table(["model", f"test {figure}, %", "held out, %", "seeds"], rows)
 
 

@@ -14,8 +14,9 @@ from filelock import FileLock, Timeout
 from ..errors import UserError
 from ..files import write_json
 
-__all__ = ["LOCK", "check_output", "flatten", "own_folder"]
+__all__ = ["LOCK", "PICTURE", "check_output", "flatten", "own_folder"]
 
+PICTURE = "examples.png"  # of segmentation: held-out images with their masks
 LOCK = ".lock"  # held by the process that runs the run
 
 

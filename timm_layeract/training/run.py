@@ -27,7 +27,7 @@ from ..fingerprint import activation_fingerprint
 from ..names import is_smp
 from .curves import plot_curves
 from .engine import EpochRecord, Trainer, process_state
-from .folder import check_output, own_folder
+from .folder import PICTURE, check_output, own_folder
 from .progress import show_figures
 from .recipe import Recipe
 from .segmentation import Segmentation
@@ -180,7 +180,7 @@ def train_on(
         if state.is_main_process:
             save_pretrained(trainer.evaluated, output / "model", train_split.classes)
             task.save(output / "model")
-            trainer.task.illustrate(trainer.evaluated, validation, output / "examples.png")
+            trainer.task.illustrate(trainer.evaluated, validation, output / PICTURE)
             plot_curves(trainer.history, trainer.best.epoch, trainer.task.monitor, output / "curve.png")
             say(_summary(result, output))
         state.wait_for_everyone()

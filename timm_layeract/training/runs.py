@@ -17,8 +17,8 @@ from .progress import show_figures
 
 __all__ = ["check_alike", "list_runs", "read_finished", "runs_table"]
 
-FIGURES = ("best_epoch", "validation", "test")  # keys of a result that say how good a run was
-OUTCOME = (*FIGURES, "adaptation")  # and those that its seed changes
+SCORES = ("best_epoch", "validation", "test")  # keys of a result that say how good a run was
+OUTCOME = (*SCORES, "adaptation")  # and those that its seed changes
 
 
 def list_runs(folder: Path) -> list[dict[str, Any]]:
