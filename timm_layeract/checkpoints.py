@@ -22,11 +22,12 @@ from torch import Tensor, nn
 from .errors import UserError
 from .files import write_whole
 from .fingerprint import Fingerprint, activation_fingerprint, fingerprint_mismatches, parse_fingerprint
-from .manifest import HUB_FILE, WEIGHTS_DIR, read_manifest, write_manifest
+from .manifest import HUB_FILE, SMP_CONFIG, WEIGHTS_DIR, read_manifest, write_manifest
 from .registry import list_activations
 
 __all__ = [
     "embed_checkpoint",
+    "embedded_name",
     "file_sha256",
     "golden_file",
     "golden_tensors",
@@ -120,7 +121,7 @@ def save_pretrained(model: nn.Module, directory: str | Path, label_names: tuple[
     Raises:
         UserError: The model is not timm's, or no registered architecture describes its activations.
     """
-    if isinstance(getattr(model, "_hub_mixin_config", None), dict):
+    if _is_smps(model):
         model.save_pretrained(directory)  # type: ignore[operator]
         return type(model).__name__
     if "architecture" not in getattr(model, "pretrained_cfg", {}):
@@ -175,7 +176,7 @@ def embed_checkpoint(model: nn.Module, tag: str, entry: dict[str, Any], director
     Weights of more than 16 MiB are kept in float16.
 
     Args:
-        model: timm model of a registered architecture.
+        model: timm model of a registered architecture, or one of SMP's that `smp.networks` made or loaded.
         tag: Names the weights: ``cifar10`` in ``resnet20_lasilu.cifar10``.
         entry: What the training knows: results, data, recipe, versions, and ``label_names``.
         directory: Weights folder.
@@ -183,9 +184,10 @@ def embed_checkpoint(model: nn.Module, tag: str, entry: dict[str, Any], director
     Returns:
         ``arch.tag``.
     """
-    built = _rebuild(model)
+    of_smp: dict[str, Any] = {SMP_CONFIG: model.embedded_config()} if _is_smps(model) else {}  # type: ignore[operator]
+    built = model if of_smp else _rebuild(model)
     cfg: dict[str, Any] = built.pretrained_cfg  # type: ignore[assignment]
-    name = f"{cfg['architecture']}.{tag}"
+    name = embedded_name(built, tag)
     path = directory / f"{name}.safetensors"
     directory.mkdir(parents=True, exist_ok=True)
     parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -206,9 +208,20 @@ def embed_checkpoint(model: nn.Module, tag: str, entry: dict[str, Any], director
             "num_classes": model.num_classes,
             "label_names": entry.pop("label_names"),
         },
+        **of_smp,
     }
     write_manifest({**read_manifest(directory), name: {**described, **entry}}, directory)
     return name
+
+
+def embedded_name(model: nn.Module, tag: str) -> str:
+    """``arch.tag``: what weights of a network are called; ``architecture-encoder.tag`` of SMP's."""
+    return f"{model.embedded_name() if _is_smps(model) else model.pretrained_cfg['architecture']}.{tag}"  # type: ignore[operator,index]
+
+
+def _is_smps(model: nn.Module) -> bool:
+    """Whether a network is one of segmentation_models_pytorch's."""
+    return isinstance(getattr(model, "_hub_mixin_config", None), dict)
 
 
 def golden_file(name: str, directory: Path = WEIGHTS_DIR) -> Path:

@@ -16,6 +16,7 @@ from .files import mean_and_deviation, write_json
 __all__ = [
     "CARDS_DIR",
     "FIGURES",
+    "SMP_CONFIG",
     "WEIGHTS_DIR",
     "check_manifest",
     "find_entry",
@@ -35,6 +36,7 @@ MANIFEST = "manifest.json"
 SCHEMA = "manifest.schema.json"
 DATA_SETS = "datasets.json"
 HUB_FILE = "model.safetensors"
+SMP_CONFIG = "smp_config"  # in an entry of one of SMP's networks: what rebuilds it
 # What tables call the figures in results, those that a task is judged by first.
 FIGURES = {"top1": "top-1", "iou": "IoU", "dice": "Dice"}
 

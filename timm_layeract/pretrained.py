@@ -27,9 +27,17 @@ from timm.models._hub import hf_split
 
 from .checkpoints import WEIGHTS_HASH_KEY, file_sha256
 from .errors import UserError
-from .manifest import HUB_FILE, WEIGHTS_DIR, read_manifest
+from .manifest import HUB_FILE, WEIGHTS_DIR, Entry, read_manifest
 
-__all__ = ["HUB_ERRORS", "check_weights", "download_weights", "hub_reason", "saved_weights", "verified_weights"]
+__all__ = [
+    "HUB_ERRORS",
+    "check_weights",
+    "download_weights",
+    "entry_weights",
+    "hub_reason",
+    "saved_weights",
+    "verified_weights",
+]
 
 PICKLES = (".bin", ".pth", ".pt", ".tar", ".ckpt", ".pkl")
 CONVERT = "Convert it once by `layeract convert FILE --arch ARCH --out FOLDER`, and load local-dir:FOLDER."
@@ -76,6 +84,19 @@ def saved_weights(place: str, revision: str | None = None, way_out: str = CONVER
     if Path(place).is_dir():
         return _checked(_weights_in(Path(place), way_out))
     return _published(f"{place}@{revision}" if revision else place, HUB_FILE, way_out=way_out, **options)
+
+
+def entry_weights(entry: Entry) -> Path:
+    """The checked weight file of an entry of the manifest: the embedded one, else the pinned revision.
+
+    Raises:
+        UserError: Neither embedded nor published, out of reach, or not what the manifest says.
+    """
+    path, hub = WEIGHTS_DIR / entry["file"], entry.get("hub")
+    if hub and not path.is_file():
+        path = download_weights(f"{hub['repo']}@{hub['revision']}")
+    check_weights(path, entry["sha256"])
+    return path
 
 
 def download_weights(repo: str, filename: str = HUB_FILE, way_out: str = CONVERT, **options: Any) -> Path:

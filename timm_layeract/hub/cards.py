@@ -14,7 +14,16 @@ from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardDat
 from huggingface_hub import eval_result_entries_to_yaml as entries_to_yaml
 
 from ..files import markdown_table
-from ..manifest import FIGURES, Manifest, find_entry, monitor_of, over_seeds, read_data_sets, training_length
+from ..manifest import (
+    FIGURES,
+    SMP_CONFIG,
+    Manifest,
+    find_entry,
+    monitor_of,
+    over_seeds,
+    read_data_sets,
+    training_length,
+)
 from ..models._builder import NORMALIZED
 from ..models.resnet_cifar import ACTIVATIONS
 
@@ -75,13 +84,14 @@ def render_card(name: str, manifest: Manifest, repo: str | None = None) -> str:
     data = read_data_sets()[entry["data"]["name"]]
     base = _base_model(entry, manifest)
     task, scores = _scores(entry)
+    library = "segmentation-models-pytorch" if SMP_CONFIG in entry else "timm"
     metadata = ModelCardData(
-        library_name="timm",
+        library_name=library,
         pipeline_tag=task.hub_id,
         license=entry["pretrained_cfg"]["license"],
         datasets=[data["hub_id"]] if data["hub_id"] else None,
         tags=[
-            "timm",
+            library,
             "timm-layeract",
             task.hub_id,
             *sorted({_activation_name(each) for each in entry["activations"].values()}),
@@ -108,6 +118,7 @@ def render_card(name: str, manifest: Manifest, repo: str | None = None) -> str:
         name=name,
         entry=entry,
         task=task.hub_id,
+        library=library,
         repo=repo or entry.get("hub", {}).get("repo"),
         data_set=data,
         base=base,
@@ -163,11 +174,10 @@ def _trained_alike(name: str, manifest: Manifest) -> list[str]:
 
 
 def _family(architecture: str) -> str:
-    """``resnet20_lasilu`` -> ``resnet20``."""
-    return next(
-        (architecture.removesuffix(end) for end in (*ACTIVATIONS, *NORMALIZED) if end and architecture.endswith(end)),
-        architecture,
-    )
+    """``resnet20_lasilu`` -> ``resnet20``, ``smp:unet_lasilu/resnet34_lasilu`` -> ``smp:unet/resnet34``."""
+    endings = [end for end in (*ACTIVATIONS, *NORMALIZED) if end]
+    parts = architecture.split("/")
+    return "/".join(next((part.removesuffix(end) for end in endings if part.endswith(end)), part) for part in parts)
 
 
 def _results_table(name: str, manifest: Manifest) -> str:

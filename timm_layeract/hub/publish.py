@@ -1,6 +1,6 @@
 """Publishing a checkpoint of the manifest: checked before it goes, one commit, read back and checked again, pinned.
 
-Imports huggingface_hub, timm, `checkpoints`, `manifest`, `pretrained`, `hub.stage`.
+Imports huggingface_hub, `checkpoints`, `manifest`, `pretrained`, `hub.stage`.
 """
 
 import json
@@ -9,16 +9,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import timm
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, ModelInfo, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
 from ..checkpoints import file_sha256
 from ..errors import UserError
-from ..manifest import CARDS_DIR, WEIGHTS_DIR, check_manifest, find_entry, read_manifest, write_manifest
+from ..manifest import CARDS_DIR, WEIGHTS_DIR, Entry, check_manifest, find_entry, read_manifest, write_manifest
+from ..names import NAME_KEY
 from ..pretrained import HUB_ERRORS, hub_reason
-from .stage import GOLDEN, check_golden, stage, staged_files
+from .stage import GOLDEN, check_golden, load_published, stage, staged_files
 
 __all__ = ["Publication", "publish"]
 
@@ -96,7 +96,7 @@ def publish(
             raise UserError("There is no token for the Hub; run `hf auth login`, or set HF_TOKEN.")
         commit = _push(name, repo, folder, private=private, create_pr=create_pr, force=force)
         report(f"sent: {commit.pr_url or commit.commit_url}")
-        _verify(repo, commit.oid, folder, Path(scratch) / "cache")
+        _verify(entry, repo, commit.oid, folder, Path(scratch) / "cache")
         report("read back into an empty cache: the same files, the same logits")
     if not create_pr:
         entry["hub"] = {"repo": repo, "revision": commit.oid}
@@ -163,8 +163,8 @@ def _replaced(api: HfApi, there: ModelInfo, name: str, force: bool) -> list[str]
             path = api.hf_hub_download(there.id, "config.json", revision=there.sha, cache_dir=cache)
             try:
                 config = json.loads(Path(path).read_text())
-                other = f"{config['architecture']}.{config['pretrained_cfg']['tag']}"
-            except (ValueError, KeyError, TypeError):
+                other = config.get(NAME_KEY) or f"{config['architecture']}.{config['pretrained_cfg']['tag']}"
+            except (ValueError, KeyError, TypeError, AttributeError):
                 other = "a model whose config.json cannot be read"
     if other == name:
         return []
@@ -197,7 +197,7 @@ def _failure(what: str, error: Exception, more: str = "") -> UserError:
     return UserError(f"{what}: {reason}{more}")
 
 
-def _verify(repo: str, revision: str, folder: Path, cache: Path) -> None:
+def _verify(entry: Entry, repo: str, revision: str, folder: Path, cache: Path) -> None:
     """Read a revision into an empty cache and compare every file and the logits with what was sent."""
     again = "The manifest is unchanged; run the command again, nothing is sent twice."
     api = HfApi()
@@ -206,7 +206,7 @@ def _verify(repo: str, revision: str, folder: Path, cache: Path) -> None:
             received = Path(api.hf_hub_download(repo, path, revision=revision, cache_dir=cache))
             if file_sha256(received) != file_sha256(folder / path):
                 raise UserError(f"{path} of {repo}@{revision} is not what was sent. {again}")
-        model = timm.create_model(f"hf-hub:{repo}@{revision}", pretrained=True, cache_dir=cache)
+        model = load_published(entry, repo, revision, cache)
     except HUB_ERRORS as error:
         raise _failure(f"{repo}@{revision} was published, but could not be read back", error, f" {again}") from error
     check_golden(model, folder / GOLDEN, f"{repo}@{revision}")

@@ -1,6 +1,6 @@
 """A checkpoint of the manifest laid out as a Hub repository, after the checks that it is what it should be.
 
-Imports timm, torch, safetensors, `checkpoints`, `manifest`, `pretrained`, `hub.cards`.
+Imports timm, torch, safetensors, `checkpoints`, `manifest`, `pretrained`, `hub.cards`; `smp` for its networks.
 """
 
 import shutil
@@ -11,14 +11,16 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from ..checkpoints import file_sha256, golden_file, save_config
+from ..checkpoints import FINGERPRINT_KEY, WEIGHTS_HASH_KEY, file_sha256, golden_file, save_config
 from ..errors import UserError
+from ..files import write_json
 from ..fingerprint import check_fingerprint
-from ..manifest import CARDS_DIR, HUB_FILE, Entry, Manifest, pretrained_cfgs
+from ..manifest import CARDS_DIR, HUB_FILE, SMP_CONFIG, Entry, Manifest, pretrained_cfgs
+from ..names import CLASS_KEY, NAME_KEY
 from ..pretrained import check_weights
 from .cards import render_card, render_eval_results
 
-__all__ = ["GOLDEN", "check_golden", "stage", "staged_files"]
+__all__ = ["GOLDEN", "check_golden", "load_published", "stage", "staged_files"]
 
 GOLDEN = "golden.safetensors"
 # Logits on other hardware and other versions of torch differ in the last digits; a wrong network differs in the first.
@@ -51,7 +53,10 @@ def stage(name: str, manifest: Manifest, repo: str, folder: Path, directory: Pat
     folder.mkdir()
     shutil.copyfile(weights, folder / HUB_FILE)
     shutil.copyfile(golden, folder / GOLDEN)
-    save_config(model, folder / HUB_FILE, tuple(entry["pretrained_cfg"].get("label_names", ())))
+    if SMP_CONFIG in entry:
+        _save_smp_config(name, entry, folder)
+    else:
+        save_config(model, folder / HUB_FILE, tuple(entry["pretrained_cfg"].get("label_names", ())))
     (folder / "README.md").write_text(render_card(name, manifest, repo), encoding="utf-8")
     if picture is not None:
         shutil.copyfile(picture, folder / picture.name)
@@ -73,14 +78,38 @@ def _checked_model(name: str, entry: Entry, weights: Path, directory: Path) -> n
     broken = [key for key, tensor in load_file(weights).items() if not bool(torch.isfinite(tensor.float()).all())]
     if broken:
         raise UserError(f"{weights.name} holds NaN or infinity, in {', '.join(broken[:5])}; train it again.")
-    architecture, tag = name.split(".")
-    cfg = {**pretrained_cfgs(architecture, {name: entry}, directory)[name], "architecture": architecture, "tag": tag}
     try:
-        model = timm.create_model(architecture, pretrained=True, pretrained_cfg=cfg)
+        model = _load(name, entry, weights, directory)
     except RuntimeError as error:
-        raise UserError(f"{weights.name} does not fit {architecture}: {' '.join(str(error).split())}") from error
+        raise UserError(f"{weights.name} does not fit {entry['model']}: {' '.join(str(error).split())}") from error
     check_fingerprint(entry["activations"], model, weights.name)
     return model
+
+
+def _load(name: str, entry: Entry, weights: Path, directory: Path) -> nn.Module:
+    if SMP_CONFIG in entry:
+        from ..smp.networks import load_entry
+
+        return load_entry(entry, weights)
+    architecture, tag = name.split(".")
+    cfg = {**pretrained_cfgs(architecture, {name: entry}, directory)[name], "architecture": architecture, "tag": tag}
+    return timm.create_model(architecture, pretrained=True, pretrained_cfg=cfg)
+
+
+def _save_smp_config(name: str, entry: Entry, folder: Path) -> None:
+    """config.json as a network of SMP's writes it, with its name."""
+    records = {FINGERPRINT_KEY: entry["activations"], WEIGHTS_HASH_KEY: entry["sha256"], NAME_KEY: name}
+    write_json(folder / "config.json", dict(sorted({**entry[SMP_CONFIG], **records}.items())))
+
+
+def load_published(entry: Entry, repo: str, revision: str, cache: Path) -> nn.Module:
+    """A network from the Hub, as a stranger loads it, through a cache."""
+    if SMP_CONFIG in entry:
+        import segmentation_models_pytorch as smp
+
+        variant = getattr(smp, entry[SMP_CONFIG][CLASS_KEY])
+        return variant.from_pretrained(repo, revision=revision, cache_dir=cache)
+    return timm.create_model(f"hf-hub:{repo}@{revision}", pretrained=True, cache_dir=cache)
 
 
 def _checked_picture(entry: Entry, cards: Path) -> Path | None:

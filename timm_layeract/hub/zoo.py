@@ -5,8 +5,17 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from ..manifest import FIGURES, WEIGHTS_DIR, find_entry, headline, read_data_sets, read_manifest, training_length
-from ..pretrained import check_weights, download_weights
+from ..manifest import (
+    FIGURES,
+    SMP_CONFIG,
+    WEIGHTS_DIR,
+    find_entry,
+    headline,
+    read_data_sets,
+    read_manifest,
+    training_length,
+)
+from ..pretrained import entry_weights
 
 __all__ = ["Weights", "describe_weights", "get_weights", "list_weights"]
 
@@ -70,7 +79,9 @@ def describe_weights(name: str) -> dict[str, Any]:
     recipe, data, cfg = entry["recipe"], entry["data"], entry["pretrained_cfg"]
     return {
         "name": name,
-        "load by": f'timm.create_model("{name}", pretrained=True)',
+        "load by": f'timm_layeract.smp.load_by_name("{name}")'
+        if SMP_CONFIG in entry
+        else f'timm.create_model("{name}", pretrained=True)',
         "where": weights.place + (f" ({weights.hub})" if weights.hub else ""),
         "file": f"{entry['file']}, {entry['bytes']:,} bytes, {entry['dtype']}",
         "sha256": entry["sha256"],
@@ -94,16 +105,6 @@ def _figures(results: dict[str, Any]) -> str:
 
 
 def get_weights(name: str) -> Path:
-    """The checked weight file of a checkpoint: the embedded one, else the pinned revision, fetched into the cache.
-
-    Args:
-        name: ``arch.tag`` or ``arch``.
-
-    Raises:
-        UserError: Unknown, neither embedded nor published, out of reach, or not what the manifest says.
-    """
-    name, entry = find_entry(name, read_manifest())
-    (weights,) = list_weights(name)
-    path = WEIGHTS_DIR / entry["file"] if weights.embedded or not weights.hub else download_weights(weights.hub)
-    check_weights(path, entry["sha256"])
-    return path
+    """The checked weight file of ``arch.tag`` or ``arch``: see `entry_weights`."""
+    _, entry = find_entry(name, read_manifest())
+    return entry_weights(entry)

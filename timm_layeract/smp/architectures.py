@@ -33,6 +33,7 @@ from ..fingerprint import activation_fingerprint, check_fingerprint, fingerprint
 from ..fuse import fuse
 from ..layers import LayerAct
 from ..manifest import HUB_FILE
+from ..names import CLASS_KEY, NAME_KEY
 from ..pretrained import saved_weights
 from ..swap import swap_activations
 from .encoders import LAYERACT
@@ -95,6 +96,24 @@ class RecordsActivations:
         finally:
             self._hub_mixin_config = arguments
 
+    def embedded_name(self) -> str:
+        """What its weights are called, before the tag: architecture and encoder, ``unet_lasilu-resnet34_lasilu``."""
+        decoder = self._hub_mixin_config["decoder_activation"]
+        suffixes = {activation: suffix for suffix, activation in ACTIVATIONS.items()}
+        suffix = suffixes.get(decoder, f"_{decoder}") if decoder else ""
+        name = f"{type(self).__name__.removeprefix(VARIANT)}{suffix}-{self._hub_mixin_config['encoder_name']}"
+        return name.lower().replace(".", "_")
+
+    def embedded_config(self) -> dict[str, Any]:
+        """What rebuilds it: the content of config.json but the records of activations and weights.
+
+        Raises:
+            UserError: As `save_pretrained`.
+        """
+        self._check_described()
+        arguments = {key: value for key, value in self._hub_mixin_config.items() if key not in NOT_ARGUMENTS}
+        return {**arguments, "encoder_weights": None, CLASS_KEY: type(self).__name__}
+
     def _check_described(self) -> None:
         """Refuse a model that its arguments do not rebuild, before anything is written."""
         arguments = {key: value for key, value in self._hub_mixin_config.items() if key not in NOT_ARGUMENTS}
@@ -133,7 +152,8 @@ class RecordsActivations:
             cache_dir=cache_dir, force_download=force_download, local_files_only=local_files_only, token=token
         )
         weights = saved_weights(model_id, revision, SAVE_AGAIN, **download)
-        arguments.pop(WEIGHTS_HASH_KEY, None)  # in config.json for the check
+        for key in (WEIGHTS_HASH_KEY, NAME_KEY):  # in config.json, and no arguments
+            arguments.pop(key, None)
         return cls._load_as_safetensor(cls(**arguments), str(weights), map_location, strict)
 
     @classmethod

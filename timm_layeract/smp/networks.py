@@ -1,6 +1,6 @@
 """SMP's networks by name, and with the attributes that timm's have, so that one engine trains both.
 
-Imports segmentation_models_pytorch, timm, and its sibling `architectures`.
+Imports segmentation_models_pytorch, timm, `manifest`, `pretrained` and its sibling `architectures`.
 """
 
 from pathlib import Path
@@ -12,12 +12,13 @@ from segmentation_models_pytorch.base import SegmentationModel
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from ..errors import UserError, did_you_mean
-from ..names import SMP
-from ..pretrained import HUB_ERRORS, hub_reason
-from .architectures import NOT_ARGUMENTS, VARIANT, create_model
+from ..manifest import SMP_CONFIG, Entry, find_entry, read_manifest
+from ..names import CLASS_KEY, SMP
+from ..pretrained import HUB_ERRORS, entry_weights, hub_reason
+from .architectures import LICENSE, NOT_ARGUMENTS, VARIANT, create_model
 from .encoders import LAYERACT
 
-__all__ = ["create_by_name", "like_timm", "load_by_name", "with_activation"]
+__all__ = ["create_by_name", "like_timm", "load_by_name", "load_entry", "with_activation"]
 
 SIDE = 256  # of the windows it is trained on where no recipe says; a multiple of every encoder's stride
 
@@ -51,12 +52,20 @@ def create_by_name(name: str, classes: int = 1) -> SegmentationModel:
 
 
 def load_by_name(name: str) -> SegmentationModel:
-    """A trained network: ``smp:FOLDER`` or ``smp:ORG/NAME`` of one that SMP saved, in evaluation mode.
+    """A trained network, in evaluation mode.
+
+    Args:
+        name: ``ARCHITECTURE-ENCODER.TAG`` of trained weights of ours (``layeract list``), or the folder or ``ORG/NAME``
+            of a network that SMP saved; with or without ``smp:`` before it.
 
     Raises:
         UserError: There is none, or it cannot be read.
     """
     place = name.removeprefix(SMP)
+    ours = {each: entry for each, entry in read_manifest().items() if SMP_CONFIG in entry}
+    if place in ours or place in {each.split(".")[0] for each in ours}:
+        _, entry = find_entry(place, ours)
+        return load_entry(entry, entry_weights(entry)).eval()
     if Path(place).is_dir() and not (Path(place) / "config.json").is_file():
         raise UserError(f"{place} holds no network that SMP saved: it has no config.json.")
     try:
@@ -65,6 +74,17 @@ def load_by_name(name: str) -> SegmentationModel:
         raise UserError(f"There is no folder {place}, and it is no name on the Hub.") from error
     except HUB_ERRORS as error:
         raise UserError(f"{name} cannot be loaded: {hub_reason(error)}") from error
+
+
+def load_entry(entry: Entry, weights: Path) -> SegmentationModel:
+    """The network of an entry of the manifest, with the weights of a file, checked before.
+
+    Raises:
+        ActivationMismatchError: The weights are for other activations.
+    """
+    arguments = {key: value for key, value in entry[SMP_CONFIG].items() if key != CLASS_KEY}
+    variant: Any = getattr(smp, entry[SMP_CONFIG][CLASS_KEY])
+    return like_timm(variant._load_as_safetensor(variant(**arguments), str(weights), "cpu", strict=True))
 
 
 def with_activation(model: SegmentationModel, to: str) -> SegmentationModel:
@@ -108,6 +128,9 @@ def like_timm(model: SegmentationModel, name: str | None = None) -> Segmentation
         "input_size": (channels, SIDE, SIDE),
         "mean": IMAGENET_DEFAULT_MEAN if channels == 3 else (0.5,) * channels,
         "std": IMAGENET_DEFAULT_STD if channels == 3 else (0.5,) * channels,
+        "interpolation": "bilinear",
+        "crop_pct": 1.0,
+        "license": LICENSE,
     }
     stride = model.encoder.output_stride
     values = dict(pretrained_cfg=described, num_classes=config["classes"], in_chans=channels)

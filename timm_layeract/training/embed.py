@@ -1,13 +1,17 @@
-"""Ships the weights of finished runs with the package. Imports timm, `checkpoints`, `folder` and `runs`."""
+"""Ships the weights of finished runs with the package. Imports timm, `checkpoints`, `data.masks`, `folder`, `runs`."""
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import timm
+from torch import nn
 
-from ..checkpoints import embed_checkpoint, file_sha256
+from ..checkpoints import embed_checkpoint, embedded_name, file_sha256
+from ..data.masks import MaskSplit
 from ..errors import UserError
 from ..manifest import CARDS_DIR, WEIGHTS_DIR
+from ..names import is_smp
 from .folder import PICTURE
 from .runs import SCORES, check_alike, read_finished
 
@@ -39,13 +43,14 @@ def embed_runs(runs: list[Path], tag: str, directory: Path = WEIGHTS_DIR, cards:
     seeds = [result["recipe"]["seed"] for result in results]
     if len(set(seeds)) < len(seeds):
         raise UserError(f"Two of these runs have the same seed: {', '.join(map(str, seeds))}.")
-    network = timm.create_model(f"local-dir:{runs[0] / 'model'}", pretrained=True)
+    network = _load(runs[0] / "model", results[0]["model"])
     entry = {**results[0], **read_finished(runs[0], "environment.json")}
-    entry["label_names"] = list(network.pretrained_cfg["label_names"])  # type: ignore[index]
+    cfg: Any = network.pretrained_cfg
+    entry["label_names"] = list(cfg.get("label_names", MaskSplit.classes))  # which SMP's config has no place for
     entry["seeds"] = [
         {"seed": seed, **{part: result[part] for part in SCORES}} for seed, result in zip(seeds, results, strict=True)
     ]
-    name = f"{results[0]['model']}.{tag}"
+    name = embedded_name(network, tag)
     entry["results"] = f"results/{name}"
     folder = directory / entry["results"]
     folder.mkdir(parents=True, exist_ok=True)
@@ -56,3 +61,11 @@ def embed_runs(runs: list[Path], tag: str, directory: Path = WEIGHTS_DIR, cards:
         picture = Path(shutil.copyfile(runs[0] / PICTURE, cards / f"{name}.png"))
         entry["picture"] = {"file": picture.name, "sha256": file_sha256(picture)}
     return embed_checkpoint(network, tag, entry, directory)
+
+
+def _load(folder: Path, name: str) -> nn.Module:
+    if is_smp(name):
+        from ..smp.networks import load_by_name
+
+        return load_by_name(str(folder))
+    return timm.create_model(f"local-dir:{folder}", pretrained=True)
