@@ -1,5 +1,6 @@
 """A segmentation network on its way to the Hub: embedded with its picture, listed, its card, published, read back."""
 
+import importlib.util
 import json
 import shutil
 from copy import deepcopy
@@ -14,6 +15,7 @@ from huggingface_hub import ModelCard, constants
 from PIL import Image
 from safetensors.torch import load, load_file
 
+from timm_layeract import pretrained
 from timm_layeract.checkpoints import GOLDEN_SIDE, file_sha256, golden_file
 from timm_layeract.cli import app
 from timm_layeract.errors import UserError
@@ -119,7 +121,8 @@ def test_list_and_info(
     trained: Path, manifest: Manifest, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(zoo, "read_manifest", lambda: manifest)
-    monkeypatch.setattr(zoo, "WEIGHTS_DIR", trained / "weights")
+    for module in (zoo, pretrained):
+        monkeypatch.setattr(module, "WEIGHTS_DIR", trained / "weights")
     monkeypatch.setenv("COLUMNS", "200")
     test = manifest[NAME]["test"]
     app(["list"], standalone_mode=False)
@@ -177,3 +180,25 @@ def test_wrong_masks_do_not_go_out(copied: Path) -> None:
     write_manifest(manifest, copied / "weights")
     with pytest.raises(UserError, match=rf"{NAME} -> test"):
         publish(NAME, REPO, directory=copied / "weights", cards=copied / "cards", dry_run=True)
+
+
+def test_the_script_keeps_and_checks_pictures(
+    copied: Path, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = importlib.util.spec_from_file_location("cards", Path(__file__).parent.parent / "scripts" / "cards.py")
+    script = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
+    spec.loader.exec_module(script)  # type: ignore[union-attr]
+    cards = copied / "cards"
+    monkeypatch.setattr(script, "FOLDER", cards)
+    monkeypatch.setattr(script, "read_manifest", lambda: manifest)
+    monkeypatch.setattr("sys.argv", ["cards.py"])
+    (cards / "left over.png").touch()
+    script.main()
+    assert {path.name for path in cards.iterdir()} == {*card_files(manifest), *pictures(manifest)}
+    monkeypatch.setattr("sys.argv", ["cards.py", "--check"])
+    with pytest.raises(SystemExit) as fine:
+        script.main()
+    assert fine.value.code is None
+    (cards / f"{NAME}.png").write_bytes(b"another")
+    with pytest.raises(SystemExit, match=rf"lacks the pictures {NAME}\.png as they were embedded"):
+        script.main()
