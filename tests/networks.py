@@ -1,8 +1,12 @@
-"""Small networks for the tests of evaluation: quick, and with an oracle in scikit-learn."""
+"""Small networks for the tests of evaluation, quick and with an oracle in scikit-learn; and the embedded ones."""
 
+import timm
 import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
+
+from timm_layeract.manifest import SMP_CONFIG, read_manifest
+from timm_layeract.smp.networks import load_by_name
 
 
 class NearestMean(nn.Module):
@@ -41,3 +45,10 @@ def three_classes() -> nn.Module:
 
 def nothing() -> str:
     return "no network"
+
+
+def load_embedded(name: str) -> nn.Module:
+    """A network of the manifest, by the way that its users take."""
+    if SMP_CONFIG in read_manifest()[name]:
+        return load_by_name(name)
+    return timm.create_model(name, pretrained=True)

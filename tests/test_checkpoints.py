@@ -17,9 +17,11 @@ from timm_layeract.data.masks import load_mask_splits
 from timm_layeract.data.sources import load_splits
 from timm_layeract.errors import UserError
 from timm_layeract.fingerprint import ActivationMismatchError, activation_fingerprint
-from timm_layeract.manifest import WEIGHTS_DIR, read_manifest
+from timm_layeract.manifest import SMP_CONFIG, WEIGHTS_DIR, read_manifest
+from timm_layeract.names import SMP
 from timm_layeract.prediction.files import load_segmenter
 
+from .networks import load_embedded
 from .overlap import mask_overlap
 
 
@@ -147,12 +149,14 @@ def test_embedded_weights_are_what_the_manifest_says(name: str) -> None:
     assert stored_fingerprint(path) == entry["activations"]
     with safe_open(path, framework="pt") as file:
         assert all(bool(torch.isfinite(file.get_tensor(key)).all()) for key in file.keys())  # noqa: SIM118
-    model = timm.create_model(name, pretrained=True)
-    cfg = model.pretrained_cfg
+    model = load_embedded(name)
     assert activation_fingerprint(model) == entry["activations"]
     assert sum(parameter.numel() for parameter in model.parameters()) == entry["parameters"]
-    assert (cfg["tag"], model.num_classes) == (name.split(".")[1], len(cfg["label_names"]))
-    assert name in timm.list_models(pretrained=True)
+    assert model.num_classes == len(entry["pretrained_cfg"]["label_names"])
+    if SMP_CONFIG not in entry:
+        assert model.pretrained_cfg["tag"] == name.split(".")[1]
+        assert list(model.pretrained_cfg["label_names"]) == entry["pretrained_cfg"]["label_names"]
+        assert name in timm.list_models(pretrained=True)
     assert set(entry) >= {"recipe", "data", "validation", "test", "versions", "date"}
 
 
@@ -176,7 +180,8 @@ def test_embedded_weights_score_what_the_manifest_says(name: str, cifar10: Path)
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(name for name in read_manifest() if name.endswith(".nuclei")))
 def test_embedded_segmentation_weights_score_what_the_manifest_says(name: str, nuclei: Path) -> None:
-    segmenter, entry = load_segmenter(name), read_manifest()[name]
+    entry = read_manifest()[name]
+    segmenter = load_segmenter(f"{SMP}{name}" if SMP_CONFIG in entry else name)
     test = load_mask_splits(str(nuclei), progress=False)["test"]
     assert test.sha256() == entry["data"]["test_sha256"]
     both, either = mask_overlap(segmenter, test)

@@ -20,6 +20,7 @@ from timm_layeract.manifest import WEIGHTS_DIR, pretrained_cfgs, read_manifest
 
 from .damage import DAMAGE, one_bit
 from .hub_server import CUT, HubServer
+from .networks import load_embedded
 
 NAME = "resnet20_lasilu.cifar10"
 REPO = "org/resnet20_lasilu"
@@ -48,7 +49,7 @@ def published(hub: HubServer, folder: Path) -> str:
 def test_embedded_weights_give_the_golden_logits() -> None:
     for name in read_manifest():
         stored = load_file(golden_file(name))
-        model = timm.create_model(name, pretrained=True).eval()
+        model = load_embedded(name).eval()
         with torch.inference_mode():
             torch.testing.assert_close(model(stored["input"]), stored["output"], rtol=1e-4, atol=1e-4)
 

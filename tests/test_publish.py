@@ -29,7 +29,7 @@ from timm_layeract.training.recipe import load_recipe
 
 from .hub_server import CUT, CUT_AFTER, TOKEN, HubServer
 
-NAME, REPO = "resnet20_lasilu.cifar10", "org/resnet20_lasilu.cifar10"
+NAME, TWIN, REPO = "resnet20_lasilu.cifar10", "resnet20.cifar10", "org/resnet20_lasilu.cifar10"
 FILES = [f".eval_results/{NAME}.yaml", "README.md", "config.json", "golden.safetensors", "model.safetensors"]
 Publish = Callable[..., Publication]
 # huggingface_hub 2.4 uploads by an argument that httpx2 2.16 calls deprecated
@@ -38,8 +38,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning
 
 @pytest.fixture
 def weights(tmp_path: Path) -> Path:
-    """A copy of the weights and their manifest."""
-    return Path(shutil.copytree(WEIGHTS_DIR, tmp_path / "weights"))
+    """A copy of the manifest and the weights used here."""
+    unused = [path.name for path in WEIGHTS_DIR.glob("*.safetensors") if not path.name.startswith((NAME, TWIN))]
+    return Path(shutil.copytree(WEIGHTS_DIR, tmp_path / "weights", ignore=shutil.ignore_patterns(*unused)))
 
 
 @pytest.fixture
@@ -218,7 +219,7 @@ def test_what_else_is_refused_before_anything_is_sent(
     write_manifest(manifest, weights)
     with pytest.raises(UserError, match="'recipe' is a required property"):
         publish()
-    golden_file("resnet20.cifar10", weights).unlink()
+    golden_file(TWIN, weights).unlink()
     shutil.copyfile(WEIGHTS_DIR / "manifest.json", weights / "manifest.json")
     with pytest.raises(UserError, match=r"no golden tensors resnet20\.cifar10\.golden\.safetensors"):
         publish("resnet20")

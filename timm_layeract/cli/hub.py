@@ -18,14 +18,14 @@ def list_(
     Example: `layeract list '*lasilu*'`
     """
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from ..hub.zoo import list_weights
 
     found = list_weights(pattern)
     if not found:
         raise UserError(f"No trained weights match {pattern!r}; `layeract list` shows all.")
-    table = Table("name", "data", "test", "parameters", "file", "where", box=None, pad_edge=False)
+    table = Table(Column("name", no_wrap=True), "data", "test", "parameters", "file", "where", box=None, pad_edge=False)
     for each in found:
         size = f"{each.bytes / 2**20:.1f} MiB"
         table.add_row(each.name, each.data, each.test, f"{each.parameters:,}", size, each.place)
