@@ -10,6 +10,7 @@ from pathlib import Path
 from timm_layeract.adaptation.report import adaptations_table
 from timm_layeract.evaluation.plots import plot_categories
 from timm_layeract.evaluation.report import provenance, summary_table
+from timm_layeract.manifest import ROBUSTNESS as ROBUSTNESS_FILE
 from timm_layeract.manifest import WEIGHTS_DIR, headline, over_seeds, read_manifest, training_length
 from timm_layeract.training.compare import comparison_provenance, comparison_table
 
@@ -18,7 +19,7 @@ README = ROOT / "README.md"
 PLOT = ROOT / "docs" / "images" / "robustness.png"
 COMPARISONS = ROOT / "docs" / "results"
 ADAPTATIONS = COMPARISONS / "adapted"
-ROBUSTNESS = json.loads((WEIGHTS_DIR / "robustness.json").read_text())
+ROBUSTNESS = json.loads((WEIGHTS_DIR / ROBUSTNESS_FILE).read_text())
 
 
 def models() -> str:

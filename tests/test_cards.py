@@ -138,6 +138,7 @@ def test_the_twin_stands_beside(manifest: dict[str, dict[str, Any]]) -> None:
 
 def test_what_is_only_sometimes_known(manifest: dict[str, dict[str, Any]]) -> None:
     entry = manifest[NAME]
+    entry.pop("corrupted", None)
     plain = render_card(NAME, manifest)
     assert "hf-hub:" not in plain
     assert "Not measured" in plain
@@ -146,8 +147,8 @@ def test_what_is_only_sometimes_known(manifest: dict[str, dict[str, Any]]) -> No
     entry["seeds"] = [{"seed": seed, "test": {"top1": top1}} for seed, top1 in enumerate((88.0, 89.0, 90.0))]
     entry["hub"] = {"repo": "org/name", "revision": "a" * 40}
     full = render_card(NAME, manifest)
-    assert "| noise | blur | all |" in full
-    assert "| 50.50 | 72.00 | 61.25 |" in full
+    assert "| network | noise | blur | all |" in full
+    assert f"| **{NAME}** | 50.50 | 72.00 | 61.25 |" in full
     assert "89.00 ± 1.00 (3)" in full
     assert 'create_model("hf-hub:org/name", pretrained=True)' in full
     assert "a" * 40 not in full  # the card is part of the revision

@@ -16,6 +16,7 @@ from .files import mean_and_deviation, write_json
 __all__ = [
     "CARDS_DIR",
     "FIGURES",
+    "ROBUSTNESS",
     "SMP_CONFIG",
     "WEIGHTS_DIR",
     "check_manifest",
@@ -35,6 +36,7 @@ CARDS_DIR = Path(__file__).parent.parent / "hub_cards"  # in a clone: model card
 MANIFEST = "manifest.json"
 SCHEMA = "manifest.schema.json"
 DATA_SETS = "datasets.json"
+ROBUSTNESS = "robustness.json"
 HUB_FILE = "model.safetensors"
 SMP_CONFIG = "smp_config"  # in an entry of one of SMP's networks: what rebuilds it
 # What tables call the figures in results, those that a task is judged by first.

@@ -121,8 +121,16 @@ def runs(
 
 
 def embed(
-    runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs that differ in the seed alone.")],
-    tag: Annotated[str, typer.Option("--tag", help="Names the weights: cifar10 in resnet20_lasilu.cifar10.")],
+    runs: Annotated[
+        list[Path] | None, typer.Argument(help="Folders of finished runs that differ in the seed alone.")
+    ] = None,
+    tag: Annotated[
+        str | None, typer.Option("--tag", help="Names the weights: cifar10 in resnet20_lasilu.cifar10.")
+    ] = None,
+    robustness: Annotated[
+        Path | None,
+        typer.Option(help="robustness.json of `layeract robustness` for embedded networks, to ship its figures."),
+    ] = None,
 ) -> None:
     """Ship the weights of the first of these runs with the package, and the results of all (for maintainers).
 
@@ -130,9 +138,15 @@ def embed(
     """
     import timm_layeract  # noqa: F401  (registers the models)
 
+    from ..evaluation.embed import embed_robustness
     from ..training.embed import embed_runs
 
-    typer.echo(f"embedded as {embed_runs(runs, tag)}")
+    if bool(runs) != (tag is not None) or not (runs or robustness):
+        raise UserError("Give folders of runs and a --tag for their weights, or --robustness FILE.")
+    if runs and tag:
+        typer.echo(f"embedded as {embed_runs(runs, tag)}")
+    if robustness:
+        typer.echo(f"robustness of {', '.join(embed_robustness(robustness))}")
 
 
 def compare(

@@ -54,13 +54,18 @@ def corruption_table(result: Result) -> str:
     return markdown_table(["category", "corruption", *(f"`{model['name']}`" for model in models)], rows)
 
 
-def provenance(result: Result) -> str:
-    """What was measured, in two sentences."""
+def measured_on(result: Result) -> str:
+    """The images and corruptions of a result: ``10,000 images of CIFAR-10 (JPEG), corruptions ...``."""
     data = result["data"]
     made = "released corruptions"
     if data["corruptions"] == "regenerated":
         made = f"corruptions regenerated with the strengths of {data['strengths']}"
-    lines = [f"Top-1 accuracy in percent on {data['images']:,} images of {data['name']}, {made}, 5 severities each."]
+    return f"{data['images']:,} images of {data['name']}, {made}, 5 severities each"
+
+
+def provenance(result: Result) -> str:
+    """What was measured, in a few sentences."""
+    lines = [f"Top-1 accuracy in percent on {measured_on(result)}."]
     if any(len(model["runs"]) == 1 for model in result["models"]):
         lines.append("One seed of a model says nothing about the spread over seeds.")
     if result["baseline"]:

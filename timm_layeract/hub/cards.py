@@ -125,6 +125,7 @@ def render_card(name: str, manifest: Manifest, repo: str | None = None) -> str:
         activations=sorted(set(entry["activations"].values())),
         alike=len(_trained_alike(name, manifest)) > 1,
         results=_results_table(name, manifest),
+        robustness=_robustness_table(name, manifest),
         length=training_length(entry["recipe"]),
         recipe={key: value for key, value in entry["recipe"].items() if key not in ("name", "source")},
     )
@@ -194,6 +195,28 @@ def _results_table(name: str, manifest: Manifest) -> str:
         row += ["-" if value is None else f"{value:.2f}" for value in figures]
         rows.append([*row, over_seeds(entry) or ""] if seeded else row)
     return markdown_table([*head, f"test{called[0]}, mean ± deviation (seeds)"] if seeded else head, rows)
+
+
+def _robustness_table(name: str, manifest: Manifest) -> str | None:
+    """Accuracy under corruptions, beside that of networks trained alike and measured alike; None where not measured."""
+    corrupted = {each: manifest[each].get("corrupted") for each in _trained_alike(name, manifest)}
+    own = corrupted[name]
+    if not own:
+        return None
+    categories = list(own["categories"])
+    alike = {
+        each: found
+        for each, found in corrupted.items()
+        if found and found["set"] == own["set"] and list(found["categories"]) == categories
+    }
+    rows = [
+        [
+            f"**{each}**" if each == name else each,
+            *(f"{value:.2f}" for value in (*found["categories"].values(), found["top1"])),
+        ]
+        for each, found in alike.items()
+    ]
+    return markdown_table(["network", *categories, "all"], rows)
 
 
 def _base_model(entry: Mapping[str, Any], manifest: Manifest) -> str | None:
