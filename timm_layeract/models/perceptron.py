@@ -7,17 +7,18 @@ In the activations of `plain_cnn`. Imports timm, `initialization`, `registry` na
 from typing import Any
 
 import torch
-from timm.layers import LayerType, get_act_layer, get_device_dtype
+from timm.layers import LayerType, get_act_layer
 from torch import Tensor, nn
 
 from ..initialization import initialize
 from ._builder import RecordsActivations, register_variants
+from ._linear_head import LinearHead
 from .plain_cnn import PLAIN_VARIANTS, PlainHidden
 
 __all__ = ["Perceptron"]
 
 
-class Perceptron(RecordsActivations, nn.Module):
+class Perceptron(RecordsActivations, LinearHead):
     """Linear layers of one width, each with its activation, and a linear head.
 
     Args:
@@ -48,7 +49,6 @@ class Perceptron(RecordsActivations, nn.Module):
     ) -> None:
         super().__init__()
         dd: dict[str, Any] = {"device": device, "dtype": dtype}
-        self.num_classes = num_classes
         self.in_chans = in_chans
         self.num_features = self.head_hidden_size = width
         self.hidden = nn.Sequential()
@@ -56,25 +56,13 @@ class Perceptron(RecordsActivations, nn.Module):
         for _ in range(depth):
             self.hidden.append(PlainHidden(inputs, width, get_act_layer(act_layer), drop_rate, dd))
             inputs = width
-        self.fc = nn.Linear(width, num_classes, **dd) if num_classes > 0 else nn.Identity()
+        self._set_head(num_classes, dd)
         initialize(self, weight_init)
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, str]:
         """Patterns that group parameters by depth, for layer-wise learning rates."""
         return dict(stem=r"^hidden\.0", blocks=r"^hidden\.(\d+)")
-
-    @torch.jit.ignore
-    def get_classifier(self, name_only: bool = False) -> str | nn.Module:
-        """The head, or its name."""
-        return "fc" if name_only else self.fc
-
-    def reset_classifier(self, num_classes: int) -> None:
-        """Put a new head of `num_classes` (0 for none) in place."""
-        self.num_classes = num_classes
-        dd = get_device_dtype(self)
-        self.fc = nn.Linear(self.num_features, num_classes, **dd) if num_classes > 0 else nn.Identity()
-        self.fc.train(self.training)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Images to the last hidden layer, ``(N, width)``."""

@@ -9,13 +9,14 @@ over reviews of hundreds of words. In the activations of `plain_cnn`. Imports ti
 from typing import Any
 
 import torch
-from timm.layers import LayerType, get_act_layer, get_device_dtype
+from timm.layers import LayerType, get_act_layer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..initialization import initialize
 from ..layers import NormalizedAct
 from ._builder import RecordsActivations, register_variants
+from ._linear_head import LinearHead
 from .plain_cnn import PLAIN_VARIANTS
 
 __all__ = ["PADDING", "TEXT_NETWORKS", "TextRCNN"]
@@ -24,7 +25,7 @@ PADDING = 0
 """Number of the token that fills a batch of texts up to one length."""
 
 
-class TextRCNN(RecordsActivations, nn.Module):
+class TextRCNN(RecordsActivations, LinearHead):
     """Each word with what comes before and after it, through one hidden layer; the largest of each unit; a head.
 
     Equations 1 to 7 of Lai et al., with the activation in the place of equation 4's tanh. A normalized activation takes
@@ -59,7 +60,6 @@ class TextRCNN(RecordsActivations, nn.Module):
         super().__init__()
         dd: dict[str, Any] = {"device": device, "dtype": dtype}
         self.vocab_size = vocab_size
-        self.num_classes = num_classes
         self.num_features = self.head_hidden_size = width
         self.embedding = nn.Embedding(vocab_size, embed_dim, padding_idx=PADDING, **dd)
         self.before = nn.LSTM(embed_dim, context_dim, batch_first=True, **dd)
@@ -67,25 +67,13 @@ class TextRCNN(RecordsActivations, nn.Module):
         self.hidden = nn.Linear(embed_dim + 2 * context_dim, width, **dd)
         self.act = get_act_layer(act_layer)().to(**dd)
         self.drop = nn.Dropout(drop_rate)
-        self.fc = nn.Linear(width, num_classes, **dd) if num_classes > 0 else nn.Identity()
+        self._set_head(num_classes, dd)
         initialize(self, weight_init)
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Patterns that group parameters by depth, for layer-wise learning rates."""
         return dict(stem=r"^embedding", blocks=[(r"^before|^after", (0,)), (r"^hidden|^act", (1,))])
-
-    @torch.jit.ignore
-    def get_classifier(self, name_only: bool = False) -> str | nn.Module:
-        """The head, or its name."""
-        return "fc" if name_only else self.fc
-
-    def reset_classifier(self, num_classes: int) -> None:
-        """Put a new head of `num_classes` (0 for none) in place."""
-        self.num_classes = num_classes
-        dd = get_device_dtype(self)
-        self.fc = nn.Linear(self.num_features, num_classes, **dd) if num_classes > 0 else nn.Identity()
-        self.fc.train(self.training)
 
     def forward_features(self, tokens: Tensor) -> Tensor:
         """Token numbers ``(N, T)`` to the largest value of each hidden unit, ``(N, width)``."""
