@@ -7,6 +7,7 @@ import hashlib
 import json
 import shutil
 import tempfile
+from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -31,9 +32,11 @@ __all__ = [
     "file_sha256",
     "golden_file",
     "golden_tensors",
+    "is_smps",
     "save_config",
     "save_pretrained",
     "stored_fingerprint",
+    "without_records",
 ]
 
 FINGERPRINT_KEY = "activations"
@@ -121,7 +124,7 @@ def save_pretrained(model: nn.Module, directory: str | Path, label_names: tuple[
     Raises:
         UserError: The model is not timm's, or no registered architecture describes its activations.
     """
-    if _is_smps(model):
+    if is_smps(model):
         model.save_pretrained(directory)  # type: ignore[operator]
         return type(model).__name__
     if "architecture" not in getattr(model, "pretrained_cfg", {}):
@@ -150,8 +153,7 @@ def _rebuild(model: nn.Module) -> nn.Module:
     """Build (without memory) the registered architecture that describes a model's activations, or refuse."""
     source_cfg: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
     own = source_cfg["architecture"]
-    dropped = (SWAP_MARK, FINGERPRINT_KEY)
-    args = {name: value for name, value in get_model_args(model).items() if name not in dropped}
+    args = without_records(get_model_args(model))
     ours = [f"{own}_{activation}" for activation in list_activations()]
     wanted = activation_fingerprint(model)
     for architecture in (own, *filter(timm.is_model, ours)):
@@ -184,7 +186,7 @@ def embed_checkpoint(model: nn.Module, tag: str, entry: dict[str, Any], director
     Returns:
         ``arch.tag``.
     """
-    of_smp: dict[str, Any] = {SMP_CONFIG: model.embedded_config()} if _is_smps(model) else {}  # type: ignore[operator]
+    of_smp: dict[str, Any] = {SMP_CONFIG: model.embedded_config()} if is_smps(model) else {}  # type: ignore[operator]
     built = model if of_smp else _rebuild(model)
     cfg: dict[str, Any] = built.pretrained_cfg  # type: ignore[assignment]
     name = embedded_name(built, tag)
@@ -216,10 +218,15 @@ def embed_checkpoint(model: nn.Module, tag: str, entry: dict[str, Any], director
 
 def embedded_name(model: nn.Module, tag: str) -> str:
     """``arch.tag``: what weights of a network are called; ``architecture-encoder.tag`` of SMP's."""
-    return f"{model.embedded_name() if _is_smps(model) else model.pretrained_cfg['architecture']}.{tag}"  # type: ignore[operator,index]
+    return f"{model.embedded_name() if is_smps(model) else model.pretrained_cfg['architecture']}.{tag}"  # type: ignore[operator,index]
 
 
-def _is_smps(model: nn.Module) -> bool:
+def without_records(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """What a model was built with, of its saved arguments: without what says of its activations."""
+    return {name: value for name, value in arguments.items() if name not in (SWAP_MARK, FINGERPRINT_KEY)}
+
+
+def is_smps(model: nn.Module) -> bool:
     """Whether a network is one of segmentation_models_pytorch's."""
     return isinstance(getattr(model, "_hub_mixin_config", None), dict)
 

@@ -22,7 +22,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import update_bn
 
-from ..checkpoints import save_pretrained, save_weights
+from ..checkpoints import is_smps, save_pretrained, save_weights
 from ..data.masks import MaskSplit
 from ..data.sources import Split, holdout
 from ..errors import UserError
@@ -34,8 +34,8 @@ from ..progress import tracked
 from ..training.engine import Trainer, process_state
 from ..training.folder import PICTURE, check_output, own_folder
 from ..training.progress import show_figures
-from ..training.recipe import Recipe, load_recipe
-from ..training.run import TASKS, Report, check_tracker, fit, identify, silent, write_result
+from ..training.recipe import load_recipe
+from ..training.run import TASKS, Report, check_tracker, fit, identify, open_splits, silent, write_result
 from .distillation import Taught
 from .noise import quick_set, under_noise
 from .report import write_report
@@ -117,7 +117,8 @@ def adapt(
         raise UserError(
             f"Recipe {chosen.name} is for {chosen.task}, the network is one of {kind}: try {RECIPES[kind]}."
         )
-    splits = _open(data, source, chosen, progress, not unlabelled) if isinstance(data, str) else data
+    size = chosen.image_size or tuple(resolve_model_data_config(source)["input_size"][1:])
+    splits = open_splits(data, chosen, size, progress, not unlabelled) if isinstance(data, str) else data
     if not unlabelled:
         # the names that a network not loaded just now has may be another checkpoint's
         _check_classes(splits["train"].classes, source, named=isinstance(model, str))
@@ -166,7 +167,7 @@ def _described(model: nn.Module) -> nn.Module:
         raise UserError(
             "Networks for texts are not adapted: train one that has the activation, layeract train --task text."
         )
-    if hasattr(model, "_hub_mixin_config"):
+    if is_smps(model):
         from ..smp.networks import like_timm
 
         return like_timm(model)
@@ -260,14 +261,6 @@ def _save(trainer: Trainer, classes: tuple[str, ...]) -> None:
         )
 
 
-def _open(data: str, source: nn.Module, recipe: Recipe, progress: bool, labelled: bool) -> Splits:
-    """The splits of a data set by name, in the size that the network takes."""
-    size = recipe.image_size or tuple(resolve_model_data_config(source)["input_size"][1:])
-    state = process_state()
-    with state.main_process_first():  # the first to read fills the cache that the others read
-        return TASKS[recipe.task].splits(data, recipe, size, progress and state.is_main_process, labelled)
-
-
 def _check_classes(classes: tuple[str, ...], network: nn.Module, named: bool) -> None:
     """Refuse data whose classes are not the network's, in number or, where those are known, in name."""
     names = label_names(network) if named else ()
@@ -287,4 +280,4 @@ def label_names(network: nn.Module) -> tuple[str, ...]:
 
 def _is_dense(model: nn.Module) -> bool:
     """Whether a network gives a map, not a class."""
-    return isinstance(model, UNet | UNetPlusPlus) or hasattr(model, "_hub_mixin_config")
+    return isinstance(model, UNet | UNetPlusPlus) or is_smps(model)

@@ -10,7 +10,7 @@ import timm
 from timm.models._input import get_model_args
 from torch import nn
 
-from ..checkpoints import FINGERPRINT_KEY, SWAP_MARK
+from ..checkpoints import is_smps, without_records
 from ..errors import UserError
 from ..fingerprint import activation_fingerprint, fingerprint_mismatches
 from ..registry import activation_factory
@@ -42,7 +42,7 @@ def target_network(model: nn.Module, to: str) -> nn.Module:
         raise UserError(str(error)) from error
     if swapped.state_dict().keys() != model.state_dict().keys():
         raise UserError(f"{to} has parameters of its own, so a trained network cannot just take it; train it anew.")
-    target = _smp(model, to) if hasattr(model, "_hub_mixin_config") else _timm(model, to, swapped)
+    target = _smp(model, to) if is_smps(model) else _timm(model, to, swapped)
     if not fingerprint_mismatches(activation_fingerprint(model), activation_fingerprint(target)):
         raise UserError(f"The network runs {to} already: there is nothing to adapt.")
     return target.train(model.training)
@@ -58,7 +58,7 @@ def _timm(model: nn.Module, to: str, swapped: nn.Module) -> nn.Module:
     """Built by name if that describes it; `swapped` otherwise."""
     cfg: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
     own = cfg["architecture"]
-    args = {name: value for name, value in get_model_args(model).items() if name not in (SWAP_MARK, FINGERPRINT_KEY)}
+    args = without_records(get_model_args(model))
     registered = f"{own}_{to}"
     named = registered if timm.is_model(registered) else own
     try:

@@ -21,11 +21,11 @@ from segmentation_models_pytorch.base import SegmentationModel
 
 from ..checkpoints import (
     FINGERPRINT_KEY,
-    SWAP_MARK,
     WEIGHTS_HASH_KEY,
     file_sha256,
     save_weights,
     stored_fingerprint,
+    without_records,
 )
 from ..errors import UserError, did_you_mean
 from ..files import write_json
@@ -45,7 +45,6 @@ NAMED = ("unet", "unetplusplus")
 ACTIVATIONS = {**LAYERACT, "_silu": "silu"}
 LICENSE = "apache-2.0"
 VARIANT = "LayerAct"  # before the name of SMP's class
-NOT_ARGUMENTS = (SWAP_MARK, FINGERPRINT_KEY)  # in a network's config, beside what it is built with
 SAVE_AGAIN = (
     "Where you trust it, read it once by torch.load(FILE, weights_only=True), load that into the network, and save it "
     "by its save_pretrained(FOLDER)."
@@ -111,12 +110,12 @@ class RecordsActivations:
             UserError: As `save_pretrained`.
         """
         self._check_described()
-        arguments = {key: value for key, value in self._hub_mixin_config.items() if key not in NOT_ARGUMENTS}
+        arguments = without_records(self._hub_mixin_config)
         return {**arguments, "encoder_weights": None, CLASS_KEY: type(self).__name__}
 
     def _check_described(self) -> None:
         """Refuse a model that its arguments do not rebuild, before anything is written."""
-        arguments = {key: value for key, value in self._hub_mixin_config.items() if key not in NOT_ARGUMENTS}
+        arguments = without_records(self._hub_mixin_config)
         with torch.random.fork_rng(devices=[]):
             built = type(self)(**{**arguments, "encoder_weights": None})
         mismatches = fingerprint_mismatches(activation_fingerprint(built), activation_fingerprint(self))  # type: ignore[arg-type]

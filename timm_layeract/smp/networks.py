@@ -11,11 +11,12 @@ from huggingface_hub.errors import HFValidationError
 from segmentation_models_pytorch.base import SegmentationModel
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
+from ..checkpoints import without_records
 from ..errors import UserError, did_you_mean
 from ..manifest import SMP_CONFIG, Entry, find_entry, read_manifest
 from ..names import CLASS_KEY, SMP
 from ..pretrained import HUB_ERRORS, entry_weights, hub_reason
-from .architectures import LICENSE, NOT_ARGUMENTS, VARIANT, create_model
+from .architectures import LICENSE, VARIANT, create_model
 from .encoders import LAYERACT
 
 __all__ = ["create_by_name", "like_timm", "load_by_name", "load_entry", "with_activation"]
@@ -97,7 +98,7 @@ def with_activation(model: SegmentationModel, to: str) -> SegmentationModel:
     Raises:
         UserError: Weights that do not fit, as the activation has parameters of its own.
     """
-    arguments = {key: value for key, value in model._hub_mixin_config.items() if key not in NOT_ARGUMENTS}
+    arguments = without_records(model._hub_mixin_config)
     stock = arguments["encoder_name"]
     for suffix in LAYERACT:
         stock = stock.removesuffix(suffix)

@@ -42,6 +42,7 @@ __all__ = [
     "dry_run",
     "fit",
     "identify",
+    "open_splits",
     "silent",
     "train",
     "train_on",
@@ -109,12 +110,19 @@ def prepare(
     architecture, input_size = describe(model_name)
     check_reads_text(architecture, recipe, pretrained)
     size = recipe.image_size or input_size
-    state = process_state()
-    with state.main_process_first():  # the first to read fills the cache that the others read
-        splits = task.splits(data, recipe, size, progress and state.is_main_process)
+    splits = open_splits(data, recipe, size, progress)
     set_seed(recipe.seed)
     classes, more = num_classes or len(splits["train"].classes), task.network_args(splits["train"])
     return create_network(model_name, pretrained, classes, **more), splits
+
+
+def open_splits(
+    data: str, recipe: Recipe, size: tuple[int, int], progress: bool, labelled: bool = True
+) -> dict[str, Split]:
+    """The splits of a data set by name, as the recipe's task reads them; see `NamedTask.splits`."""
+    state = process_state()
+    with state.main_process_first():  # the first to read fills the cache that the others read
+        return TASKS[recipe.task].splits(data, recipe, size, progress and state.is_main_process, labelled)
 
 
 def train_on(
