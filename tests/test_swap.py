@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import gc
 import pickle
 
 import pytest
@@ -259,6 +260,32 @@ def test_functional_spellings(spelling):
     assert len(report.swapped) == 1
     assert torch.equal(model(IMAGE), LASiLU()(model.conv(IMAGE)))
     assert list(model.state_dict()) == ["conv.weight", "conv.bias"]
+
+
+def test_garbage_of_others_is_not_taken_for_the_method():
+    """A collection that falls into the trace runs finalizers (tqdm's, say), which may branch as they like."""
+
+    class Bar:
+        def __init__(self):
+            self.itself = self
+
+        def __del__(self):
+            finalized.append(1 if IMAGE.numel() else 0)
+
+    def forward(self, x):
+        gc.set_threshold(1)
+        return F.silu(self.conv(x))
+
+    finalized, threshold = [], gc.get_threshold()
+    gc.set_threshold(0)
+    try:
+        Bar()
+        model = network(forward)
+        swap_activations(model, "lasilu")
+    finally:
+        gc.set_threshold(*threshold)
+    gc.collect()
+    assert finalized and isinstance(model.functional_silu, LASiLU)
 
 
 def test_in_place_calls_reach_later_readers():

@@ -8,6 +8,7 @@ refused wherever its trace might not be the whole of it. Imports torch and `func
 
 import dis
 import functools
+import gc
 import importlib
 import inspect
 import linecache
@@ -179,6 +180,18 @@ def _message(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Keep the garbage collector from running finalizers, which a profiler takes for code of the method."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
 def _trace(module: nn.Module, method: str) -> tuple[fx.Graph, dict[CodeType, bool]]:
     """Trace a method; return its graph, and the code objects outside torch that ran -> whether they are methods."""
     executed: dict[CodeType, bool] = {}
@@ -197,7 +210,7 @@ def _trace(module: nn.Module, method: str) -> tuple[fx.Graph, dict[CodeType, boo
         return tracer.trace(module)
 
     try:
-        with ThreadPoolExecutor(1) as thread:
+        with _no_collection(), ThreadPoolExecutor(1) as thread:
             graph = thread.submit(run).result()
     except Exception as error:  # whatever a forward raises when it is handed proxies
         raise UntraceableError(_message(error)) from error
