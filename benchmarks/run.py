@@ -13,6 +13,8 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
+from timm_layeract.allocator import reuse_freed_memory
+
 from . import report
 from .measure import Row, where
 from .networks import networks
@@ -36,6 +38,7 @@ def run(
     Close other programs first. Takes about ten minutes on two cores.
     """
     torch.set_num_threads(threads)
+    reuse_freed_memory()
     levels = {
         "operations": lambda progress: operations(authors, compiled, repetitions, progress),
         "networks": lambda progress: networks(repetitions, progress),

@@ -5,6 +5,7 @@ from typing import NoReturn
 
 import typer
 
+from ..allocator import reuse_freed_memory
 from ..errors import UserError
 from .adaptation import adapt
 from .analyze import app as analyze
@@ -51,6 +52,7 @@ app.add_typer(analyze, name="analyze")
 
 def main() -> NoReturn:
     """Run the command line: a user's mistake is one line on standard error and exit code 2."""
+    reuse_freed_memory()
     try:
         app(standalone_mode=True)
     except UserError as error:
