@@ -1,14 +1,16 @@
 """Repeats the LayerAct paper's table 14 (v3): U-Net and UNet++ with ReLU, SiLU and LA-SiLU on images with masks.
 
-`python scripts/segmentation_table.py RUNS --data DATA --epochs 20 --seeds 1 2 3` trains what RUNS does not hold yet,
+`python scripts/segmentation_table.py RUNS --data DATA --epochs 20 --seeds 3` trains what RUNS does not hold yet,
 one run a network and seed, and prints the table; without `--data` it only prints that of the runs there.
 """
 
-import argparse
 import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import typer
+
+from timm_layeract.allocator import reuse_freed_memory
 from timm_layeract.errors import UserError
 from timm_layeract.files import mean_and_deviation
 from timm_layeract.training.recipe import load_recipe
@@ -18,9 +20,9 @@ NETWORKS = {"unet_nobn": "U-Net", "unetplusplus_nobn": "UNet++ without DSV", "un
 ACTIVATIONS = {"": "ReLU", "_silu": "SiLU", "_lasilu": "LA-SiLU"}
 
 
-def train_missing(runs: Path, data: str, seeds: list[int], recipe: str, epochs: int | None) -> None:
-    """Train every network with every seed, going on with runs that were interrupted."""
-    for seed in seeds:
+def train_missing(runs: Path, data: str, seeds: int, recipe: str, epochs: int | None) -> None:
+    """Train every network with the seeds 1 to `seeds`, going on with runs that were interrupted."""
+    for seed in range(1, seeds + 1):
         for network in NETWORKS:
             for activation in ACTIVATIONS:
                 name = f"{network}{activation}"
@@ -71,22 +73,23 @@ def _cell(results: list[dict[str, Any]]) -> str:
     return f"{mean_and_deviation(scores)} ({len(scores)})"
 
 
-def main() -> None:
-    """Train if asked to, and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", type=Path, help="folder of the runs, one folder each")
-    parser.add_argument("--data", help="data set to train on what is missing")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--recipe", default="segmentation_paper")
-    parser.add_argument("--epochs", type=int, help="instead of the recipe's")
-    arguments = parser.parse_args()
+def main(
+    runs: Annotated[Path, typer.Argument(help="Folder of the runs, one folder each.")],
+    data: Annotated[str | None, typer.Option(help="Data set to train on what is missing; none only prints.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each network, with seeds 1, 2, ...")] = 3,
+    recipe: Annotated[str, typer.Option(help="Recipe, by name or file.")] = "segmentation_paper",
+    epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the recipe's.")] = None,
+) -> None:
+    """Train the networks of the paper's table 14 that RUNS does not hold yet, and print the table."""
+    reuse_freed_memory()
     try:
-        if arguments.data:
-            train_missing(arguments.runs, arguments.data, arguments.seeds, arguments.recipe, arguments.epochs)
-        print(table(read_results(arguments.runs)))
+        if data is not None:
+            train_missing(runs, data, seeds, recipe, epochs)
+        typer.echo(table(read_results(runs)))
     except UserError as error:
-        parser.error(str(error))
+        typer.echo(f"segmentation_table: {error}", err=True)
+        raise typer.Exit(2) from None
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)
