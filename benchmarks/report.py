@@ -79,6 +79,9 @@ BARS = [
     Bar("ResNet-50 training step, bfloat16, lasilu / stock", *RESNET, 1.00, dtype="bfloat16", layouts=BOTH[1:]),
 ]
 
+# Tensors that an operation reads and writes both ways, where a sample fits the cache and the batch does not.
+MOVED = {"copy": 4, "la_silu": 5, "batch_norm + la_silu": 9, "batch_norm + add + la_silu": 14}
+
 
 def load(device: str = "cpu") -> list[Line]:
     """All rows of a device's files."""
@@ -130,6 +133,22 @@ def operations_table(lines: list[Line]) -> str:
         values = [median(lines, name=name, **of) for name in names]
         shown = ["-" if value is None or not base else f"{value / base:.2f}" for value in values]
         rows.append(f"| {shape} {dtype} {layout} | " + " | ".join(shown) + " |")
+    return head + "\n".join(rows)
+
+
+def bounds_table(lines: list[Line]) -> str:
+    """How fast memory is read and written, as a share of what a copy of the same tensor reaches."""
+    head = f"| shape, type, layout | {' | '.join(MOVED)} |\n" + "|---" * (len(MOVED) + 1) + "|\n"
+    rows = []
+    for shape in (LARGE, LARGEST):
+        for dtype in ("float32", "bfloat16"):
+            for layout in BOTH:
+                of = dict(level=OPERATION, shape=shape, dtype=dtype, layout=layout, what=FORWARD_BACKWARD)
+                times = {name: median(lines, name=name, **of) for name in MOVED}
+                if all(times.values()):
+                    speeds = {name: moved / times[name] for name, moved in MOVED.items()}  # type: ignore[operator]
+                    shares = " | ".join(f"{speed / speeds['copy']:.2f}" for speed in speeds.values())
+                    rows.append(f"| {shape} {dtype} {layout} | {shares} |")
     return head + "\n".join(rows)
 
 
@@ -229,6 +248,7 @@ def write() -> None:
     tables = {
         "bars": bars_table,
         "operations": operations_table,
+        "bounds": bounds_table,
         "networks": networks_table,
         "growth": growth_table,
         "training": training_table,
