@@ -181,7 +181,7 @@ def test_commands_on_networks(tmp_path: Path, digits: ImageSplit, capsys: pytest
     assert (losses["best"], losses["mean"]) == pytest.approx((loss.std(), loss.std()), rel=1e-4)
 
 
-def test_shapes_and_convergence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_shapes_and_curves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert layeract("analyze", "shapes", "-o", str(tmp_path), capsys=capsys)[0] == 0
     curve = json.loads((tmp_path / "shapes.json").read_text())["lasilu"]["N(5, 1)"]
     y = np.array(curve["input"])
@@ -194,9 +194,9 @@ def test_shapes_and_convergence(tmp_path: Path, capsys: pytest.CaptureFixture[st
         for e in range(3)
     ]
     (run / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert layeract("analyze", "convergence", str(run), "-o", str(tmp_path), capsys=capsys)[0] == 0
-    assert json.loads((tmp_path / "convergence.json").read_text())["run"]["train_loss"] == [2, 1, 2 / 3]
-    assert (tmp_path / "convergence.png").exists()
+    assert layeract("analyze", "curves", str(run), "-o", str(tmp_path), capsys=capsys)[0] == 0
+    assert json.loads((tmp_path / "curves.json").read_text())["run"]["train_loss"] == [2, 1, 2 / 3]
+    assert (tmp_path / "curves.png").exists()
 
 
 @pytest.mark.parametrize(
@@ -206,7 +206,7 @@ def test_shapes_and_convergence(tmp_path: Path, capsys: pytest.CaptureFixture[st
         (["one-layer", "--epochs", "0"], "numbers from 1 on"),
         (["balance", "--activations", "relo"], "did you mean"),
         (["similarity", "resnet20.cifar10"], "need --data"),
-        (["convergence", "tests"], "holds no log.jsonl"),
+        (["curves", "tests"], "holds no log.jsonl"),
         (["layers", "resnet20_lasil", "-d", "x/y"], "did you mean 'resnet20_lasilu'"),
     ],
 )
@@ -220,7 +220,7 @@ def test_mistakes_are_one_line(
     assert not (tmp_path / "o").exists()
 
 
-@pytest.mark.parametrize("command", ["one-layer", "shapes", "balance", "layers", "similarity", "losses", "convergence"])
+@pytest.mark.parametrize("command", ["one-layer", "shapes", "balance", "layers", "similarity", "losses", "curves"])
 def test_help_teaches(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = layeract("analyze", command, "--help", capsys=capsys)
     assert code == 0

@@ -107,16 +107,16 @@ def losses(models: Models, data: Data, output: Folder, seeds: Seeds = None, limi
 
 
 @app.command()
-def convergence(
+def curves(
     runs: Annotated[list[Path], typer.Argument(help="Folders of `layeract train`.")], output: Folder
 ) -> None:
     """Loss and accuracy over the epochs of training runs (v1, Figures 3, 4).
 
-    Example: `layeract analyze convergence runs/relu_11 runs/lasilu_11 -o analyses`
+    Example: `layeract analyze curves runs/relu_11 runs/lasilu_11 -o analyses`
     """
-    from ..evaluation.analysis.training_curves import convergence
+    from ..evaluation.analysis.training_curves import curves
 
-    convergence(runs, output)
+    curves(runs, output)
     _written(output)
 
 

@@ -19,18 +19,18 @@ from ..accuracy import BATCH
 from ..run import load_test_set
 from .distributions import describe, draw_boxes
 
-__all__ = ["convergence", "losses"]
+__all__ = ["curves", "losses"]
 
 
-def convergence(runs: Sequence[str | Path], output: str | Path) -> dict[str, Any]:
-    """Draw the log.jsonl of training runs; write convergence.json and convergence.png.
+def curves(runs: Sequence[str | Path], output: str | Path) -> dict[str, Any]:
+    """Draw the log.jsonl of training runs; write curves.json and curves.png.
 
     Args:
         runs: Folders of runs of `layeract train`.
         output: Folder to write to.
 
     Returns:
-        What convergence.json holds: run -> ``epoch`` and the figures of the log, such as ``train_loss`` and
+        What curves.json holds: run -> ``epoch`` and the figures of the log, such as ``train_loss`` and
         ``val_top1``, a list each.
 
     Raises:
@@ -52,7 +52,7 @@ def convergence(runs: Sequence[str | Path], output: str | Path) -> dict[str, Any
         }
     if not found:
         raise UserError("Give at least one folder of a training run.")
-    write_json(Path(output) / "convergence.json", found)
+    write_json(Path(output) / "curves.json", found)
     drawn = [key for key in next(iter(found.values())) if key != "epoch"]
     figure, axes = new_figure(1, len(drawn), 4, 3)
     for panel, key in zip(axes[0], drawn, strict=True):
@@ -63,7 +63,7 @@ def convergence(runs: Sequence[str | Path], output: str | Path) -> dict[str, Any
         panel.set_xlabel("epoch")
     axes[0, 0].set_yscale("log")
     axes[0, 0].legend(fontsize=6)
-    save_figure(figure, Path(output) / "convergence.png")
+    save_figure(figure, Path(output) / "curves.png")
     return found
 
 
