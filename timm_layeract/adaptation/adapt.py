@@ -44,7 +44,7 @@ from .target import target_network
 __all__ = ["RECIPES", "STATISTICS_BATCHES", "adapt"]
 
 RECIPES = {"classification": "adapt", "segmentation": "adapt_segmentation"}  # by task
-STATISTICS_BATCHES = 60
+STATISTICS_BATCHES = 240
 Splits = Mapping[str, Split | MaskSplit]
 
 

@@ -43,7 +43,7 @@ def adapt(
     ] = True,
     statistics_batches: Annotated[
         int, typer.Option(min=0, help="Batches that BatchNorm's statistics are re-estimated on.")
-    ] = 60,
+    ] = 240,
     recipe: RecipeName = None,
     settings: Settings = None,
     lr: LearningRate = None,
