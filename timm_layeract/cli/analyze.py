@@ -107,9 +107,7 @@ def losses(models: Models, data: Data, output: Folder, seeds: Seeds = None, limi
 
 
 @app.command()
-def curves(
-    runs: Annotated[list[Path], typer.Argument(help="Folders of `layeract train`.")], output: Folder
-) -> None:
+def curves(runs: Annotated[list[Path], typer.Argument(help="Folders of `layeract train`.")], output: Folder) -> None:
     """Loss and accuracy over the epochs of training runs (v1, Figures 3, 4).
 
     Example: `layeract analyze curves runs/relu_11 runs/lasilu_11 -o analyses`
