@@ -13,8 +13,9 @@ import matplotlib.pyplot as plt
 from matplotlib.ticker import NullFormatter
 
 from timm_layeract.figures import save_figure
+from timm_layeract.files import markdown_table
 
-from .training import BATCH, LEVEL, STEPS
+from .training import BATCH, LEVEL, MODEL, STEPS
 
 __all__ = ["bars", "load", "write"]
 
@@ -112,12 +113,11 @@ def bars(lines: list[Line]) -> list[tuple[str, str, float, float | None]]:
 
 def bars_table(lines: list[Line]) -> str:
     """The bars as Markdown."""
-    head = "| ratio of medians | where | at most | measured |\n|---|---|---|---|\n"
     rows = []
     for what, where, limit, ratio in bars(lines):
         measured = "not measured" if ratio is None else f"{ratio:.2f}" + (" ✓" if ratio <= limit else " ✗")
-        rows.append(f"| {what} | {where} | {limit:.2f} | {measured} |")
-    return head + "\n".join(rows)
+        rows.append((what, where, f"{limit:.2f}", measured))
+    return markdown_table(("ratio of medians", "where", "at most", "measured"), rows)
 
 
 def operations_table(lines: list[Line]) -> str:
@@ -125,20 +125,18 @@ def operations_table(lines: list[Line]) -> str:
     lines = [line for line in lines if line["level"] == OPERATION and line["what"] == "forward + backward"]
     places = list(dict.fromkeys((line["shape"], line["dtype"], line["layout"]) for line in lines))
     names = list(dict.fromkeys(line["name"] for line in lines))
-    head = "| shape, type, layout | " + " | ".join(names) + " |\n" + "|---" * (len(names) + 1) + "|\n"
     rows = []
     for shape, dtype, layout in places:
         of = dict(shape=shape, dtype=dtype, layout=layout)
         base = median(lines, name="batch_norm + relu", **of)
         values = [median(lines, name=name, **of) for name in names]
         shown = ["-" if value is None or not base else f"{value / base:.2f}" for value in values]
-        rows.append(f"| {shape} {dtype} {layout} | " + " | ".join(shown) + " |")
-    return head + "\n".join(rows)
+        rows.append((f"{shape} {dtype} {layout}", *shown))
+    return markdown_table(("shape, type, layout", *names), rows)
 
 
 def bounds_table(lines: list[Line]) -> str:
     """How fast memory is read and written, as a share of what a copy of the same tensor reaches."""
-    head = f"| shape, type, layout | {' | '.join(MOVED)} |\n" + "|---" * (len(MOVED) + 1) + "|\n"
     rows = []
     for shape in (LARGE, LARGEST):
         for dtype in ("float32", "bfloat16"):
@@ -147,35 +145,30 @@ def bounds_table(lines: list[Line]) -> str:
                 times = {name: median(lines, name=name, **of) for name in MOVED}
                 if all(times.values()):
                     speeds = {name: moved / times[name] for name, moved in MOVED.items()}  # type: ignore[operator]
-                    shares = " | ".join(f"{speed / speeds['copy']:.2f}" for speed in speeds.values())
-                    rows.append(f"| {shape} {dtype} {layout} | {shares} |")
-    return head + "\n".join(rows)
+                    shares = (f"{speed / speeds['copy']:.2f}" for speed in speeds.values())
+                    rows.append((f"{shape} {dtype} {layout}", *shares))
+    return markdown_table(("shape, type, layout", *MOVED), rows)
 
 
 def networks_table(lines: list[Line]) -> str:
     """Steps, inference and memory of the networks."""
     lines = [line for line in lines if line["level"] in (STEP, "inference")]
-    head = "| network | input | type, layout | what | median | quartiles |\n|---|---|---|---|---|---|\n"
     rows = []
     for line in lines:
         unit, scale = ("MB", 1e-6) if "bytes" in line["what"] else ("ms", 1.0)
         low, mid, high = (scale * float(line[key]) for key in ("lower_quartile", "median", "upper_quartile"))
         spread = f"{low:.0f} to {high:.0f}" if high > low else "-"
         what = f"{line['level']}, {line['what']}" if line["level"] != line["what"] else line["what"]
-        rows.append(
-            f"| {line['name']} | {line['shape']} | {line['dtype']} {line['layout']} "
-            f"| {what} | {mid:.0f} {unit} | {spread} |"
-        )
-    return head + "\n".join(rows)
+        kind = f"{line['dtype']} {line['layout']}"
+        rows.append((line["name"], line["shape"], kind, what, f"{mid:.0f} {unit}", spread))
+    return markdown_table(("network", "input", "type, layout", "what", "median", "quartiles"), rows)
 
 
 def training_table(lines: list[Line]) -> str:
     """Images a second of the training engine and of other loops around the same network."""
     lines = [line for line in lines if line["level"] == LEVEL]
-    head = "| resnet20_lasilu at 32 px | type | images/s |\n|---|---|---|\n"
-    return head + "\n".join(
-        f"| {line['name']} | {line['dtype']} | {1000 * STEPS * BATCH / float(line['median']):.0f} |" for line in lines
-    )
+    rows = [(line["name"], line["dtype"], f"{1000 * STEPS * BATCH / float(line['median']):.0f}") for line in lines]
+    return markdown_table((f"{MODEL} at 32 px", "type", "images/s"), rows)
 
 
 def slope(points: list[tuple[float, float]]) -> float:
@@ -200,12 +193,8 @@ def growth_table(lines: list[Line]) -> str:
     """Slopes on logarithmic axes."""
     found = growth_of(lines)
     names = list(dict.fromkeys(name for each in found.values() for name in each))
-    head = "| time against elements, growing | " + " | ".join(names) + " |\n" + "|---" * (len(names) + 1) + "|\n"
-    rows = [
-        f"| {dimension} | " + " | ".join(f"{slope(each[name]):.2f}" for name in names) + " |"
-        for dimension, each in found.items()
-    ]
-    return head + "\n".join(rows)
+    rows = [(dimension, *(f"{slope(each[name]):.2f}" for name in names)) for dimension, each in found.items()]
+    return markdown_table(("time against elements, growing", *names), rows)
 
 
 def plot_bars(lines: list[Line], path: Path) -> None:

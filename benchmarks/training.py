@@ -27,7 +27,7 @@ from timm_layeract.training.tasks import Classification
 
 from .measure import Row, interleave, rows
 
-__all__ = ["BATCH", "LEVEL", "STEPS", "training"]
+__all__ = ["BATCH", "LEVEL", "MODEL", "STEPS", "training"]
 
 LEVEL = "training engine"
 MODEL, BATCH, STEPS = "resnet20_lasilu", 128, 5
