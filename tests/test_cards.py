@@ -1,5 +1,6 @@
 """The manifest's schema, and the model cards made from it: what they say, and that what they show runs."""
 
+import shlex
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -8,11 +9,14 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 from huggingface_hub.repocard_data import ModelCardData
+from typer.testing import CliRunner
 
 from timm_layeract.checkpoints import file_sha256
+from timm_layeract.cli import app
 from timm_layeract.errors import UserError
-from timm_layeract.hub.cards import card_files, pictures, render_card, render_eval_results
+from timm_layeract.hub.cards import card_files, pictures, render_card, render_eval_results, training_command
 from timm_layeract.manifest import CARDS_DIR, check_manifest, find_entry, read_data_sets, read_manifest
+from timm_layeract.training.recipe import load_recipe
 
 from .snippets import check_answer, run_snippet
 
@@ -172,3 +176,37 @@ def test_fine_tuned_weights_name_where_they_started(
     card = render_card(NAME, manifest)
     assert metadata(card).base_model == base
     assert f"layeract finetune -m {start}" in card
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"epochs": 3, "padding": 0, "mixed_precision": "no", "image_size": (48, 40), "seed": 5},
+        {"steps": 700, "schedule": "multistep", "milestones": (0.25, 0.5)},
+    ],
+)
+def test_the_command_repeats_the_recipe_with_all_that_was_changed(
+    manifest: dict[str, dict[str, Any]], changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = load_recipe("cifar10_fast", **changes)
+    manifest[NAME]["recipe"] = trained.to_dict()
+    resolved = []
+    monkeypatch.setattr("timm_layeract.training.run.train", lambda model, recipe, *_, **__: resolved.append(recipe))
+    command = shlex.split(training_command(NAME, manifest[NAME], "org/data"))
+    assert CliRunner().invoke(app, command[1:], catch_exceptions=False).exit_code == 0
+    assert command[0] == "layeract"
+    assert resolved == [trained]
+
+
+def test_the_command_of_an_adapted_network_says_how(manifest: dict[str, dict[str, Any]]) -> None:
+    how = {"to": "lasilu", "distill": False, "unlabelled": False, "statistics_batches": 60}
+    manifest[NAME] |= {
+        "started_from": TWIN,
+        "adaptation": how,
+        "recipe": load_recipe("adapt", epochs=2).replace(name="mine").to_dict(),
+    }
+    command = training_command(NAME, manifest[NAME], "org/data")
+    assert command.startswith(
+        f"layeract adapt {TWIN} --to lasilu --no-distill --statistics-batches 60 -d org/data -r mine.yaml --seed 11 "
+    )

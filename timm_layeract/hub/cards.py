@@ -1,8 +1,10 @@
 """Model cards and evaluation results as they go to the Hub, rendered from the manifest by a jinja2 template.
 
-Imports huggingface_hub, timm, yaml, `manifest`, `models`.
+Imports huggingface_hub, timm, yaml, `manifest`, `models`, `training.recipe`.
 """
 
+import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,8 +28,9 @@ from ..manifest import (
 )
 from ..models._builder import NORMALIZED
 from ..models.resnet_cifar import ACTIVATIONS
+from ..training.recipe import list_recipes, load_recipe, recipe_from_dict
 
-__all__ = ["card_files", "pictures", "render_card", "render_eval_results"]
+__all__ = ["card_files", "pictures", "render_card", "render_eval_results", "training_command"]
 
 TEMPLATE = Path(__file__).parent / "model_card.md.jinja"
 
@@ -128,6 +131,7 @@ def render_card(name: str, manifest: Manifest, repo: str | None = None) -> str:
         robustness=_robustness_table(name, manifest),
         length=training_length(entry["recipe"]),
         recipe={key: value for key, value in entry["recipe"].items() if key not in ("name", "source")},
+        command=training_command(name, entry, data["hub_id"] or "FOLDER"),
     )
     return str(card).rstrip() + "\n"
 
@@ -150,6 +154,27 @@ def render_eval_results(name: str, manifest: Manifest) -> str | None:
         for _, called, value in scores
     ]
     return yaml.safe_dump(entries_to_yaml(results), sort_keys=False, allow_unicode=True, width=120)
+
+
+def training_command(name: str, entry: Mapping[str, Any], data: str) -> str:
+    """The command line that trains a checkpoint as it was trained, each value that its recipe's file lacks by name."""
+    start, adaptation, recipe = entry["started_from"], entry.get("adaptation"), recipe_from_dict(entry["recipe"], name)
+    if adaptation:
+        words = ["adapt", start, "--to", adaptation["to"]]
+        words += ["--unlabelled"] if adaptation["unlabelled"] else []
+        words += [] if adaptation["distill"] else ["--no-distill"]
+        words += ["--statistics-batches", adaptation["statistics_batches"]]
+    else:
+        words = ["finetune", "-m", start] if start else ["train", "-m", entry["model"]]
+    ours = recipe.name in list_recipes()
+    words += ["-d", data, "-r", recipe.name if ours else f"{recipe.name}.yaml", "--seed", recipe.seed]
+    if ours:
+        shipped, own = load_recipe(recipe.name).to_dict(), recipe.to_dict()
+        changed = {key: value for key, value in own.items() if value != shipped[key] and key not in ("source", "seed")}
+        for key, value in changed.items():
+            if value is not None:  # a length in one unit unsets the other by itself
+                words += ["--set", f"{key}={json.dumps(value)}"]
+    return shlex.join(["layeract", *map(str, words), "-o", f"runs/{name}"])
 
 
 def _scores(entry: Mapping[str, Any]) -> tuple[Task, list[tuple[str, str, float]]]:
