@@ -1,6 +1,5 @@
-"""`timm_layeract.functional` against the float64 oracle: values, gradients, layouts, dtypes, transforms, errors."""
+"""`timm_layeract.functional` against the float64 oracle: values, gradients, layouts, dtypes, errors."""
 
-import functools
 import math
 from collections.abc import Callable
 
@@ -12,21 +11,19 @@ from torch import Tensor
 import timm_layeract.functional as LF
 from timm_layeract import composite
 
+from .layer_act_cases import (
+    ACTIVATIONS,
+    HALVES,
+    TOLERANCES,
+    arctan_scale,
+    array,
+    assert_close,
+    by_activation,
+    check_against_oracle,
+    sample,
+)
 from .oracle import Reference, layer_act_reference
 
-
-def arctan_scale(n: Tensor) -> Tensor:
-    return 0.5 + torch.arctan(math.pi / 2 * n) / math.pi
-
-
-# Activation -> scale of the oracle. All take (x, alpha=...).
-ACTIVATIONS: dict[str, tuple[Callable[..., Tensor], str]] = {
-    "la_silu": (LF.la_silu, "sigmoid"),
-    "la_hardsilu": (LF.la_hardsilu, "hardsigmoid"),
-    "sigmoid": (functools.partial(LF.layer_act, scale="sigmoid"), "sigmoid"),
-    "hardsigmoid": (functools.partial(LF.layer_act, scale="hardsigmoid"), "hardsigmoid"),
-    "arctan": (functools.partial(LF.layer_act, scale=arctan_scale), "arctan"),
-}
 SHAPES = [
     (4, 7),
     (1, 5),
@@ -42,55 +39,6 @@ SHAPES = [
     (0, 3),
     (0, 3, 4, 4),
 ]
-# Largest error, as a share of the largest value: a few roundings of each dtype.
-TOLERANCES = {torch.float64: 2e-13, torch.float32: 2e-6, torch.float16: 3e-3, torch.bfloat16: 2e-2}
-HALVES = [torch.bfloat16, torch.float16]
-by_activation = pytest.mark.parametrize("name", ACTIVATIONS)
-
-
-def sample(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> Tensor:
-    """Samples of different mean and spread, with tails that reach the flat parts of the scales."""
-    generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(shape, dtype=torch.float64, generator=generator) ** 3
-    if x.numel():
-        x = x * torch.linspace(0.5, 3, shape[0], dtype=torch.float64).view(-1, *[1] * (len(shape) - 1))
-        x = x + torch.linspace(-2, 1, shape[0], dtype=torch.float64).view(-1, *[1] * (len(shape) - 1))
-    return x.to(dtype)
-
-
-def array(x: Tensor) -> np.ndarray:
-    return x.detach().double().numpy()
-
-
-def assert_close(actual: Tensor, expected: np.ndarray, tolerance: float) -> None:
-    assert tuple(actual.shape) == expected.shape
-    if expected.size:
-        error = np.abs(array(actual) - expected).max() / max(np.abs(expected).max(), 1e-30)
-        assert error <= tolerance, f"relative error {error:.3g} above {tolerance:g}"
-
-
-def upstream_for(x: Tensor, alpha: float) -> Tensor:
-    """A gradient to send back; zero next to the corners of hardsigmoid, where a rounding decides the slope."""
-    generator = torch.Generator().manual_seed(7)
-    gradient = torch.randn(x.shape, dtype=torch.float64, generator=generator)
-    n = layer_act_reference(array(x), "sigmoid", alpha).normalized
-    return (gradient * torch.from_numpy(np.abs(np.abs(n) - 3) > 0.1)).to(x.dtype)
-
-
-def check_against_oracle(name: str, x: Tensor, alpha: float = 1e-5) -> tuple[Tensor, Tensor]:
-    """Compare value and gradient at `x` as it lies in memory; return both."""
-    activation, scale = ACTIVATIONS[name]
-    x = x.detach().requires_grad_()
-    upstream = upstream_for(x, alpha)
-    value = activation(x, alpha=alpha)
-    upstream = torch.empty_like(value).copy_(upstream)  # a gradient comes in its tensor's layout
-    (grad,) = torch.autograd.grad(value, x, upstream)
-    expected: Reference = layer_act_reference(array(x), scale, alpha, array(upstream))
-    assert expected.grad is not None
-    assert value.dtype == grad.dtype == x.dtype
-    assert_close(value, expected.value, TOLERANCES[x.dtype])
-    assert_close(grad, expected.grad, 4 * TOLERANCES[x.dtype])
-    return value, grad
 
 
 # --- value and gradient -----------------------------------------------------------------------------------------------
@@ -322,97 +270,6 @@ def test_autocast_affine_with_float32_parameters() -> None:
     assert_close(y, expected.value, 1e-2)
 
 
-# --- derivatives of every kind ----------------------------------------------------------------------------------------
-
-
-@by_activation
-@pytest.mark.parametrize("layout", [(3, 4), (2, 3, 5), (2, 3, 2, 2), "channels_last"], ids=str)
-def test_gradcheck_reverse_and_forward(name: str, layout: tuple[int, ...] | str) -> None:
-    x = sample(2, 3, 2, 2).to(memory_format=torch.channels_last) if isinstance(layout, str) else sample(*layout)
-    x.requires_grad_()
-    activation = functools.partial(ACTIVATIONS[name][0], alpha=0.1)
-    assert torch.autograd.gradcheck(
-        activation, x, check_forward_ad=True, check_batched_grad=True, check_batched_forward_grad=True
-    )
-    assert torch.autograd.gradgradcheck(activation, x)
-
-
-def test_gradcheck_affine() -> None:
-    x = sample(2, 3, 2, 2).requires_grad_()
-    weight = torch.tensor([0.5, -1.5, 2.0], dtype=torch.float64, requires_grad=True)
-    bias = torch.tensor([0.25, 0.5, -1.0], dtype=torch.float64, requires_grad=True)
-
-    def affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return LF.layer_act(x, "sigmoid", 0.1, weight, bias)
-
-    assert torch.autograd.gradcheck(affine, (x, weight, bias), check_forward_ad=True)
-    assert torch.autograd.gradgradcheck(affine, (x, weight, bias))
-
-
-@by_activation
-def test_func_transforms(name: str) -> None:
-    activation = functools.partial(ACTIVATIONS[name][0], alpha=0.1)
-    x = sample(5, 2, 3, 4)  # an outer dimension, then a batch of two
-    torch.testing.assert_close(torch.func.vmap(activation)(x), torch.stack([activation(one) for one in x]))
-    along_one = torch.func.vmap(activation, in_dims=1, out_dims=1)(x)
-    torch.testing.assert_close(along_one, torch.stack([activation(x[:, i]) for i in range(2)], 1))
-
-    def loss(one: Tensor) -> Tensor:  # one sample, as in per-sample gradients
-        return (activation(one[None]) ** 2).sum()
-
-    batch = x[:, 0].clone().requires_grad_()
-    (expected,) = torch.autograd.grad((activation(batch) ** 2).sum(), batch)
-    torch.testing.assert_close(torch.func.vmap(torch.func.grad(loss))(x[:, 0]), expected)
-    jacobian = torch.autograd.functional.jacobian(activation, x[0])
-    torch.testing.assert_close(torch.func.jacrev(activation)(x[0]), jacobian)
-    torch.testing.assert_close(torch.func.jacfwd(activation)(x[0]), jacobian)
-
-
-@by_activation
-def test_forward_mode_is_the_transpose_of_backward(name: str) -> None:
-    activation = functools.partial(ACTIVATIONS[name][0], alpha=0.1)
-    x, tangent, upstream = (sample(2, 3, 4, 4, seed=seed) for seed in range(3))
-    _, jvp = torch.func.jvp(activation, (x,), (tangent,))
-    _, vjp = torch.func.vjp(activation, x)
-    torch.testing.assert_close((jvp * upstream).sum(), (vjp(upstream)[0] * tangent).sum())
-
-
-# --- compiled ---------------------------------------------------------------------------------------------------------
-
-
-def check_compiled(backend: str, name: str, x: Tensor, tolerance: float) -> None:
-    torch.compiler.reset()
-    activation, _ = ACTIVATIONS[name]
-    compiled = torch.compile(activation, fullgraph=True, backend=backend)
-    results = []
-    for fn in (activation, compiled):
-        leaf = x.detach().requires_grad_()
-        y = fn(leaf)
-        y.backward(x.detach())
-        assert leaf.grad is not None
-        results.append((y.detach(), leaf.grad))
-    for eager, other in zip(*results, strict=True):
-        assert_close(other, array(eager), tolerance)
-        assert other.stride() == eager.stride()
-
-
-@by_activation
-@pytest.mark.parametrize("channels_last", [False, True])
-def test_compiles_without_a_graph_break(name: str, channels_last: bool) -> None:
-    x = sample(4, 6, 5, 7, dtype=torch.float32)
-    check_compiled("aot_eager", name, x.to(memory_format=torch.channels_last) if channels_last else x, 1e-6)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["la_silu", "la_hardsilu"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("channels_last", [False, True])
-def test_compiled_code_agrees(name: str, dtype: torch.dtype, channels_last: bool) -> None:
-    x = sample(4, 6, 5, 7, dtype=dtype)
-    x = x.to(memory_format=torch.channels_last) if channels_last else x
-    check_compiled("inductor", name, x, 4 * TOLERANCES[dtype])
-
-
 # --- errors -----------------------------------------------------------------------------------------------------------
 
 
@@ -441,47 +298,3 @@ def test_affine_parameter_of_the_wrong_size() -> None:
 def test_unknown_scale() -> None:
     with pytest.raises(ValueError, match=r"Unknown scale 'tanh'; known are sigmoid, hardsigmoid"):
         LF.layer_act(torch.randn(2, 3), "tanh")
-
-
-# --- Definition 3.1 ---------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "scale",
-    ["sigmoid", "hardsigmoid", pytest.param(arctan_scale, id="arctan"), pytest.param(torch.nn.Sigmoid(), id="module")],
-)
-def test_check_scale_passes(scale: LF.Scale) -> None:
-    LF.check_scale(scale)
-
-
-FAULTS: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
-    "at zero": (lambda n: torch.sigmoid(n + 1), r"scale\(0\) must be 1/2, got 0\.73"),
-    "above one": (lambda n: torch.sigmoid(n) * 2 - 0.5, r"not bounded by 0 and 1: s\(.*\) = (1\.5|-0\.5)"),
-    "unbounded, slowly": (lambda n: 0.5 + 1e-3 * n, r"not bounded by 0 and 1: s\(-?10000\)"),
-    "falling": (lambda n: torch.sigmoid(-n), r"not increasing: it falls fastest near n = -?0(\.0\d*)?, slope -0\.25"),
-    "dip": (lambda n: torch.sigmoid(n) - 0.2 * torch.exp(-((n - 4) ** 2)), r"falls fastest near n = 3\.\d+, slope"),
-    "constant": (lambda n: torch.full_like(n, 0.5), "not increasing: it is constant, s = 0.5"),
-    "jump off zero": (lambda n: torch.where(n > 5, 0.6, 0.5).to(n), r"not Lipschitz continuous.* near n = (4\.99|5)"),
-    "vertical tangent": (
-        lambda n: (0.5 + 0.3 * n.sign() * n.abs().sqrt()).clamp(0, 1),
-        r"not Lipschitz continuous: slope .* near n = -?\d",
-    ),
-    "steep": (lambda n: torch.sigmoid(1000 * n), r"not Lipschitz continuous: slope 250 near"),
-    "reduces": (lambda n: n.mean(), r"not elementwise: \[\d+\] values in, \[\] out"),
-    "looks around": (lambda n: torch.softmax(n, 0), "not elementwise: its value at n changes with the other"),
-    "nan": (lambda n: torch.where(n > 3, math.nan, torch.sigmoid(n)), r"not finite at n = 3\.00"),
-    "overflow": (lambda n: n.exp() / (1 + n.exp()), r"not finite at n = \d"),
-}
-
-
-@pytest.mark.parametrize("fault", FAULTS)
-def test_check_scale_names_the_condition_that_fails(fault: str) -> None:
-    scale, message = FAULTS[fault]
-    with pytest.raises(ValueError, match=message):
-        LF.check_scale(scale)
-
-
-def test_check_scale_takes_another_lipschitz_constant() -> None:
-    LF.check_scale(lambda n: torch.sigmoid(1000 * n), max_slope=251)
-    with pytest.raises(ValueError, match="Lipschitz"):
-        LF.check_scale("sigmoid", max_slope=0.2)
