@@ -230,7 +230,7 @@ class Trainer:
             for batch in self._load(data, [list(rows[start : start + size]) for start in range(0, len(rows), size)]):
                 inputs, targets = self.task.inputs(batch, None)
                 outputs = self.task.predict(network, self._lay_out(inputs))
-                sums = self._add(sums, self.task.measure(outputs, targets))
+                sums = _add(sums, _sums(self.task.measure(outputs, targets)).cpu())
         return self._figures(sums)
 
     def _checkpoint(self) -> None:
@@ -258,13 +258,13 @@ class Trainer:
         self.model.train()
         parts = self.batches.parts(epoch, first, end)
         for part, batch in zip(parts, self._load(self.train_data, [p.indices for p in parts]), strict=True):
-            self.sums = self._add(self.sums, self._part(epoch, part, batch))
+            self.sums = _add(self.sums, self._part(epoch, part, batch))
             if part.last:
                 self._optimizer_step()
                 yield
 
     def _part(self, epoch: int, part: Part, batch: tuple[Tensor, ...]) -> Tensor:
-        """Add the gradients of one part of a step; returns what the task measured."""
+        """Add the gradients of one part of a step; returns the sums of what the task measured, and their count."""
         seed = stream(self.recipe.seed, epoch, part.step)
         # Whatever the network draws (dropout, stochastic depth), it draws again after a resume.
         torch.manual_seed(stream(seed, part.rows.start))
@@ -274,15 +274,17 @@ class Trainer:
         with nullcontext() if part.last else self.accelerator.no_sync(self.model):
             outputs = self.model(self._lay_out(inputs))
             loss = self.task.loss(outputs, targets)
-            if not bool(torch.isfinite(loss)):
-                raise UserError(
-                    f"The loss is not finite in epoch {epoch + 1}, step {part.step + 1} "
-                    f"(lr {self.schedule.get_last_lr()[0]:.3g}): give a smaller --lr, or mixed_precision 'no'."
-                )
             # Means over parts of unequal size weigh by their share; gradients are averaged over processes.
             share = len(part.indices) / self.recipe.batch_size * self.accelerator.num_processes
             self.accelerator.backward(loss * share)
-        return self.task.measure(outputs.detach(), targets)
+        # Both come to the CPU at once, as a GPU has to finish for that.
+        found = torch.cat([_sums(self.task.measure(outputs.detach(), targets)), loss.detach()[None]]).cpu()
+        if not found[-1].isfinite():
+            raise UserError(
+                f"The loss is not finite in epoch {epoch + 1}, step {part.step + 1} "
+                f"(lr {self.schedule.get_last_lr()[0]:.3g}): give a smaller --lr, or mixed_precision 'no'."
+            )
+        return found[:-1]
 
     def _optimizer_step(self) -> None:
         self.optimizer.step()
@@ -301,11 +303,6 @@ class Trainer:
     def _lay_out(self, inputs: Tensor) -> Tensor:
         return inputs.contiguous(memory_format=torch.channels_last) if self.recipe.channels_last else inputs
 
-    def _add(self, sums: Tensor | None, measured: Tensor) -> Tensor:
-        """Sums over samples, and their count, in float64 (on the CPU, as not every device has it)."""
-        fresh = torch.cat([measured.sum(0).cpu().double(), torch.tensor([len(measured)], dtype=torch.float64)])
-        return fresh if sums is None else sums + fresh
-
     def _to_device(self, sums: Tensor) -> Tensor:
         """Where processes can exchange it."""
         return sums.to(self.accelerator.device) if self.accelerator.num_processes > 1 else sums
@@ -317,6 +314,16 @@ class Trainer:
             sums = self.accelerator.reduce(self._to_device(sums), "sum")
         *totals, count = sums.tolist()
         return self.task.summarise([total / count for total in totals])
+
+
+def _sums(measured: Tensor) -> Tensor:
+    """Sums over the samples of a batch, and their count."""
+    return torch.cat([measured.sum(0), measured.new_tensor([len(measured)])])
+
+
+def _add(sums: Tensor | None, fresh: Tensor) -> Tensor:
+    """Running sums, in float64 (on the CPU, as not every device has it)."""
+    return fresh.double() if sums is None else sums + fresh
 
 
 def _as_it_is(batch: Any) -> Any:
