@@ -1,10 +1,9 @@
 """Repeats the LayerAct paper's table 14 (v3): U-Net and UNet++ with ReLU, SiLU and LA-SiLU on images with masks.
 
-`python scripts/segmentation_table.py RUNS --data DATA --epochs 20 --seeds 3` trains what RUNS does not hold yet,
-one run a network and seed, and prints the table; without `--data` it only prints that of the runs there.
+`python scripts/segmentation_table.py RUNS --data DATA --epochs 20 --seeds 3` trains what RUNS does not hold yet, as
+`layeract sweep` does, and prints the table; without `--data` it only prints that of the runs there.
 """
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,58 +11,46 @@ import typer
 
 from timm_layeract.allocator import reuse_freed_memory
 from timm_layeract.errors import UserError
-from timm_layeract.files import mean_and_deviation
+from timm_layeract.files import markdown_table, mean_and_deviation
+from timm_layeract.manifest import training_length
+from timm_layeract.training.compare import OF_THE_MODEL
 from timm_layeract.training.recipe import load_recipe
-from timm_layeract.training.run import train
+from timm_layeract.training.runs import check_alike, read_finished
+from timm_layeract.training.sweep import sweep
 
 NETWORKS = {"unet_nobn": "U-Net", "unetplusplus_nobn": "UNet++ without DSV", "unetplusplus_dsv_nobn": "UNet++ with DSV"}
 ACTIVATIONS = {"": "ReLU", "_silu": "SiLU", "_lasilu": "LA-SiLU"}
-
-
-def train_missing(runs: Path, data: str, seeds: int, recipe: str, epochs: int | None) -> None:
-    """Train every network with the seeds 1 to `seeds`, going on with runs that were interrupted."""
-    for seed in range(1, seeds + 1):
-        for network in NETWORKS:
-            for activation in ACTIVATIONS:
-                name = f"{network}{activation}"
-                output = runs / f"{name}-seed{seed}"
-                if not (output / "result.json").exists():
-                    print(f"{name}, seed {seed}", flush=True)
-                    train(name, load_recipe(recipe, epochs=epochs, seed=seed), data, output, resume=True)
 
 
 def read_results(runs: Path) -> dict[str, list[dict[str, Any]]]:
     """Results of finished runs by model, of one recipe and data set.
 
     Raises:
-        UserError: No runs, or runs that cannot be compared.
+        UserError: No runs, or runs that differ in more than model and seed.
     """
-    results = [json.loads(path.read_text()) for path in sorted(runs.glob("*/result.json"))]
-    if not results:
+    finished = sorted(path.parent for path in runs.glob("*/result.json"))
+    if not finished:
         raise UserError(f"{runs} holds no finished run; give --data to train.")
+    results = [read_finished(run) for run in finished]
+    check_alike(finished, results, OF_THE_MODEL)
     by_model: dict[str, list[dict[str, Any]]] = {}
     for result in results:
-        for part in ("recipe", "data"):
-            differing = [key for key, value in results[0][part].items() if result[part].get(key) != value]
-            if set(differing) - {"seed"}:
-                raise UserError(f"The runs in {runs} differ in {part} {differing[0]}: they cannot be compared.")
         by_model.setdefault(result["model"], []).append(result)
     return by_model
 
 
 def table(results: dict[str, list[dict[str, Any]]]) -> str:
     """Test IoU in percent, mean ± standard deviation over seeds, as a Markdown table with a line on its origin."""
-    rows = [f"| activation | {' | '.join(NETWORKS.values())} |", "|---" * (len(NETWORKS) + 1) + "|"]
-    for suffix, activation in ACTIVATIONS.items():
-        cells = [_cell(results.get(f"{network}{suffix}", [])) for network in NETWORKS]
-        rows.append(f"| {activation} | {' | '.join(cells)} |")
-    one = next(iter(results.values()))[0]
-    rows += [
-        "",
-        f"Test IoU in %, mean ± standard deviation over seeds (number of seeds), {one['data']['test_images']} images "
-        f"of {one['data']['name']}; recipe `{one['recipe']['name']}`, {one['recipe']['epochs']} epochs.",
+    rows = [
+        [activation, *(_cell(results.get(f"{network}{suffix}", [])) for network in NETWORKS)]
+        for suffix, activation in ACTIVATIONS.items()
     ]
-    return "\n".join(rows)
+    one = next(iter(results.values()))[0]
+    return (
+        f"{markdown_table(['activation', *NETWORKS.values()], rows)}\n\n"
+        f"Test IoU in %, mean ± standard deviation over seeds (number of seeds), {one['data']['test_images']} images "
+        f"of {one['data']['name']}; recipe `{one['recipe']['name']}`, {training_length(one['recipe'])}."
+    )
 
 
 def _cell(results: list[dict[str, Any]]) -> str:
@@ -84,7 +71,8 @@ def main(
     reuse_freed_memory()
     try:
         if data is not None:
-            train_missing(runs, data, seeds, recipe, epochs)
+            models = [f"{network}{activation}" for network in NETWORKS for activation in ACTIVATIONS]
+            sweep(models, range(1, seeds + 1), load_recipe(recipe, epochs=epochs), data, runs)
         typer.echo(table(read_results(runs)))
     except UserError as error:
         typer.echo(f"segmentation_table: {error}", err=True)

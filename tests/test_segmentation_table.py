@@ -31,5 +31,5 @@ def test_runs_that_cannot_be_compared_are_refused(tmp_path: Path) -> None:
         segmentation_table.read_results(tmp_path)
     result(tmp_path / "a", "unet_nobn", 80.0, 1)
     result(tmp_path / "b", "unet_nobn", 80.0, 2, epochs=30)
-    with pytest.raises(UserError, match="differ in recipe epochs"):
+    with pytest.raises(UserError, match=r"its recipe\.epochs is 30, not 20"):
         segmentation_table.read_results(tmp_path)

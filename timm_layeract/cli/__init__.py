@@ -13,7 +13,7 @@ from .evaluation import corrupt, robustness, shifts, significance
 from .hub import convert, download, info, list_, publish
 from .measures import convergence, r_score
 from .predict import predict
-from .training import compare, embed, finetune, recipes, runs, train
+from .training import compare, embed, finetune, recipes, runs, sweep, train
 
 # What only an extra installs, and which one.
 EXTRAS = {**dict.fromkeys(("cv2", "imagecorruptions", "mlxtend", "scipy"), "eval"), "tokenizers": "text"}
@@ -29,6 +29,7 @@ COMMANDS = (
     *(
         train,
         finetune,
+        sweep,
         adapt,
         recipes,
         runs,

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from .evaluation import Limit, Models, Seeds, parse_seeds
-from .options import Data
+from .evaluation import Limit, Models, Seeds
+from .options import Data, parse_numbers
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -29,7 +29,7 @@ def one_layer(output: Folder, data: Digits = None, activations: Names = None, ep
     """
     from ..evaluation.analysis.one_layer import one_layer
 
-    one_layer(output, _names(activations), data, parse_seeds(epochs))
+    one_layer(output, _names(activations), data, parse_numbers("--epochs", epochs))
     _written(output)
 
 
@@ -102,7 +102,7 @@ def losses(models: Models, data: Data, output: Folder, seeds: Seeds = None, limi
     """
     from ..evaluation.analysis.training_curves import losses
 
-    losses(models, data, output, seeds=parse_seeds(seeds), limit=limit)
+    losses(models, data, output, seeds=parse_numbers("--seeds", seeds), limit=limit)
     _written(output)
 
 

@@ -7,7 +7,7 @@ import typer
 
 from ..data.corruptions.constants import QUICK_CATEGORY, QUICK_IMAGES
 from ..errors import UserError
-from .options import Data, DataName
+from .options import Data, DataName, parse_numbers
 
 Models = Annotated[
     list[str],
@@ -66,7 +66,7 @@ def robustness(
         data,
         output,
         released=released,
-        seeds=parse_seeds(seeds),
+        seeds=parse_numbers("--seeds", seeds),
         corruptions=corruptions.split(",") if corruptions else (),
         baseline=baseline,
         limit=limit,
@@ -132,12 +132,13 @@ def shifts(
     from ..evaluation.shifts import shifts
 
     chosen = kinds.split(",") if kinds else ()
-    shifts(models, data, output, kinds=chosen, seeds=parse_seeds(seeds), steps=steps, limit=limit, data_name=data_name)
-
-
-def parse_seeds(seeds: str | None) -> tuple[int, ...]:
-    """``"11,22"`` as numbers."""
-    try:
-        return tuple(int(seed) for seed in seeds.split(",")) if seeds else ()
-    except ValueError as error:
-        raise UserError(f"--seeds takes whole numbers with commas, got {seeds!r}.") from error
+    shifts(
+        models,
+        data,
+        output,
+        kinds=chosen,
+        seeds=parse_numbers("--seeds", seeds),
+        steps=steps,
+        limit=limit,
+        data_name=data_name,
+    )

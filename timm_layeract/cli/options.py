@@ -1,9 +1,11 @@
-"""Options that several subcommands share, with the words that explain them."""
+"""Options that several subcommands share, with the words that explain them, and how their values are read."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from ..errors import UserError
 
 Model = Annotated[
     str,
@@ -63,3 +65,11 @@ Workers = Annotated[
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Print recipe, model size, steps and estimated time; train nothing.")
 ]
+
+
+def parse_numbers(option: str, text: str | None) -> tuple[int, ...]:
+    """``"11,22"`` as numbers; none of no text. Errors name the option."""
+    try:
+        return tuple(int(number) for number in text.split(",")) if text else ()
+    except ValueError as error:
+        raise UserError(f"{option} takes whole numbers with commas, got {text!r}.") from error

@@ -1,4 +1,4 @@
-"""`layeract train`, `finetune`, `recipes`, `runs`, `embed`, `compare`.
+"""`layeract train`, `finetune`, `sweep`, `recipes`, `runs`, `embed`, `compare`.
 
 Each is one call into `training`, imported when it runs.
 """
@@ -28,6 +28,7 @@ from .options import (
     Task,
     Tracker,
     Workers,
+    parse_numbers,
 )
 
 DEFAULT_RECIPES = {"segmentation": "segmentation_fast", "text": "imdb_textrcnn"}  # by task
@@ -94,6 +95,49 @@ def finetune(
     logistics = dict(resume=resume, tracker=tracker, checkpoint_steps=checkpoint_steps, workers=workers)
     what = dict(pretrained=True)
     _train(model, data, output, task, recipe, settings, overrides, what, dry_run, data_name=data_name, **logistics)
+
+
+def sweep(
+    models: Annotated[list[str], typer.Argument(help="Names of the networks, as of `layeract train`.")],
+    data: Data,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the runs' folders, MODEL.seedN.")],
+    seeds: Annotated[str, typer.Option(help="Of the runs of each network, with commas.")] = "11,22,33",
+    task: Task = None,
+    recipe: RecipeName = None,
+    settings: Settings = None,
+    epochs: Epochs = None,
+    lr: LearningRate = None,
+    batch_size: BatchSize = None,
+    data_name: DataName = None,
+    tracker: Tracker = "none",
+    checkpoint_steps: CheckpointSteps = 500,
+    workers: Workers = None,
+) -> None:
+    """Train several networks with several seeds by one recipe.
+
+    Given again, it goes on where it was interrupted. Several may sweep one folder at the same time, one for each GPU
+    (CUDA_VISIBLE_DEVICES) or core: each takes a run that no other has. `layeract compare` puts finished runs side by
+    side.
+
+    Example: `layeract sweep resnet20 resnet20_lasilu -d uoft-cs/cifar10 -r cifar10_quick -o runs/activations`
+    """
+    import timm_layeract  # noqa: F401  (registers the models)
+
+    from ..training.sweep import sweep as run
+
+    chosen = _recipe(recipe, task, settings, dict(epochs=epochs, lr=lr, batch_size=batch_size))
+    run(
+        models,
+        parse_numbers("--seeds", seeds),
+        chosen,
+        data,
+        output,
+        data_name=data_name,
+        tracker=tracker,
+        checkpoint_steps=checkpoint_steps,
+        workers=workers,
+    )
+    runs(output)
 
 
 def recipes() -> None:
@@ -179,20 +223,26 @@ def _train(
     import timm_layeract  # noqa: F401  (registers the models)
 
     from ..training import run
-    from ..training.recipe import list_recipes, load_recipe
 
-    changes = recipe_changes(settings, overrides)
-    recipe = recipe or DEFAULT_RECIPES.get(task or "", "cifar10_resnet")
-    resolved = load_recipe(recipe, **changes)
-    if task not in (None, resolved.task):
-        fitting = [name for name in list_recipes() if load_recipe(name).task == task]
-        raise UserError(f"Recipe {resolved.name} is for {resolved.task}; for {task}: {', '.join(fitting) or 'none'}.")
+    resolved = _recipe(recipe, task, settings, overrides)
     if dry_run:
         typer.echo(run.dry_run(model, resolved, data, **what))
     elif output is None:
         raise UserError("Say where the run goes with --output FOLDER, or try it with --dry-run.")
     else:
         run.train(model, resolved, data, output, **what, **options)
+
+
+def _recipe(recipe: str | None, task: str | None, settings: list[str] | None, overrides: dict[str, Any]) -> Any:
+    """The recipe that is asked for, by name or by task, with what is to be otherwise in it."""
+    from ..training.recipe import list_recipes, load_recipe
+
+    recipe = recipe or DEFAULT_RECIPES.get(task or "", "cifar10_resnet")
+    resolved = load_recipe(recipe, **recipe_changes(settings, overrides))
+    if task not in (None, resolved.task):
+        fitting = [name for name in list_recipes() if load_recipe(name).task == task]
+        raise UserError(f"Recipe {resolved.name} is for {resolved.task}; for {task}: {', '.join(fitting) or 'none'}.")
+    return resolved
 
 
 def recipe_changes(settings: list[str] | None, options: dict[str, Any]) -> dict[str, Any]:

@@ -12,9 +12,9 @@ from ..files import markdown_table, mean_and_deviation, write_json
 from ..manifest import FIGURES, monitor_of, training_length
 from .runs import SCORES, check_alike, read_finished
 
-__all__ = ["compare_runs", "comparison_provenance", "comparison_table"]
+__all__ = ["OF_THE_MODEL", "compare_runs", "comparison_provenance", "comparison_table"]
 
-OF_THE_MODEL = ("model", "activations", "started_from")
+OF_THE_MODEL = ("model", "activations", "started_from")  # keys of a result
 
 
 def compare_runs(runs: list[Path], path: Path) -> dict[str, Any]:

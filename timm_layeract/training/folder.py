@@ -14,10 +14,14 @@ from filelock import FileLock, Timeout
 from ..errors import UserError
 from ..files import write_json
 
-__all__ = ["LOCK", "PICTURE", "check_output", "flatten", "own_folder"]
+__all__ = ["PICTURE", "FolderInUseError", "check_output", "check_unused", "flatten", "own_folder"]
 
 PICTURE = "examples.png"  # of segmentation: held-out images with their masks
 LOCK = ".lock"  # held by the process that runs the run
+
+
+class FolderInUseError(UserError):
+    """Another process is running the run of a folder."""
 
 
 def check_output(output: Path, resume: bool) -> None:
@@ -35,12 +39,26 @@ def own_folder(output: Path, identity: dict[str, Any], is_main_process: bool) ->
         yield
         return
     output.mkdir(parents=True, exist_ok=True)
+    with _lock(output):
+        _claim(output, identity)
+        yield
+
+
+def check_unused(output: Path) -> None:
+    """Refuse (FolderInUseError) a folder whose run another process is running now."""
+    if output.is_dir():
+        with _lock(output):
+            pass
+
+
+@contextmanager
+def _lock(output: Path) -> Iterator[None]:
     try:
-        with FileLock(output / LOCK, timeout=0):
-            _claim(output, identity)
-            yield
+        lock = FileLock(output / LOCK).acquire(timeout=0)
     except Timeout as error:
-        raise UserError(f"Another process is running the run in {output}; wait for it, or stop it.") from error
+        raise FolderInUseError(f"Another process is running the run in {output}; wait for it, or stop it.") from error
+    with lock:
+        yield
 
 
 def _claim(output: Path, identity: dict[str, Any]) -> None:

@@ -1,6 +1,6 @@
 """What runs there are in a folder, how far they are and how good; the results of finished ones.
 
-Imports rich and filelock.
+Imports rich and its siblings.
 """
 
 import json
@@ -8,11 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from rich.table import Table
 
 from ..errors import UserError
-from .folder import LOCK, flatten
+from .folder import FolderInUseError, check_unused, flatten
 from .progress import show_figures
 
 __all__ = ["check_alike", "list_runs", "read_finished", "runs_table"]
@@ -90,7 +89,7 @@ def _read(run: Path) -> dict[str, Any]:
         "model": identity["model"],
         "recipe": identity["recipe"]["name"],
         "seed": identity["recipe"]["seed"],
-        "state": "finished" if finished else "running" if _is_locked(run) else "stopped",
+        "state": "finished" if finished else "running" if _is_running(run) else "stopped",
         "epochs": len(figures),
         "monitor": identity["monitor"],
         "best": max(figures, key=lambda each: each[identity["monitor"]], default=None),
@@ -98,9 +97,9 @@ def _read(run: Path) -> dict[str, Any]:
     }
 
 
-def _is_locked(run: Path) -> bool:
+def _is_running(run: Path) -> bool:
     try:
-        with FileLock(run / LOCK, timeout=0):
-            return False
-    except Timeout:
+        check_unused(run)
+    except FolderInUseError:
         return True
+    return False
