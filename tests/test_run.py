@@ -14,6 +14,7 @@ from timm_layeract.data.sources import ImageSplit, holdout
 from timm_layeract.errors import UserError
 from timm_layeract.training import run
 from timm_layeract.training.engine import Trainer
+from timm_layeract.training.networks import create_network
 from timm_layeract.training.recipe import Recipe
 from timm_layeract.training.tasks import Classification
 
@@ -137,7 +138,7 @@ def test_refusals_leave_nothing_behind(tmp_path: Path, digits: ImageSplit) -> No
     with pytest.raises(UserError, match="did you mean 'resnet20_lasilu'"):
         run.train("resnet20_lasillu", RECIPE, str(tmp_path), fresh)
     with pytest.raises(UserError, match="no pretrained weights"):
-        run.create_network("resnet110_mish", pretrained=True, num_classes=10)
+        create_network("resnet110_mish", pretrained=True, num_classes=10)
     with pytest.raises(UserError, match="labels up to 9"):
         start(digits, fresh, model=network(classes=5))
     with pytest.raises(UserError, match="do not fill one batch"):

@@ -222,15 +222,16 @@ def _train(
 ) -> None:
     import timm_layeract  # noqa: F401  (registers the models)
 
-    from ..training import run
+    from ..training.dry_run import dry_run as describe
+    from ..training.run import train as run
 
     resolved = _recipe(recipe, task, settings, overrides)
     if dry_run:
-        typer.echo(run.dry_run(model, resolved, data, **what))
+        typer.echo(describe(model, resolved, data, **what))
     elif output is None:
         raise UserError("Say where the run goes with --output FOLDER, or try it with --dry-run.")
     else:
-        run.train(model, resolved, data, output, **what, **options)
+        run(model, resolved, data, output, **what, **options)
 
 
 def _recipe(recipe: str | None, task: str | None, settings: list[str] | None, overrides: dict[str, Any]) -> Any:

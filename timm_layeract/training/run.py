@@ -1,20 +1,18 @@
 """A run from start to result: model and data by name, an output folder, resuming, the exported model and its figures.
 
-Imports timm, `checkpoints`, `data` and its siblings. A run's folder holds run.json (what it is), log.jsonl (a line an
-epoch), checkpoints/ and best.safetensors while it goes; at its end also model/ (Hub layout), result.json, which is the
-same when the run is repeated on the same machine, environment.json (device, versions, time taken) and curve.png;
-of segmentation also examples.png, held-out images with their masks; of texts also model/tokenizer.json, the vocabulary.
+Imports accelerate, `checkpoints`, `data`, its siblings. A run's folder holds run.json (what it is), log.jsonl (a line
+an epoch), checkpoints/ and best.safetensors while it goes; at its end also model/ (Hub layout), result.json, which is
+the same when the run is repeated on the same machine, environment.json (device, versions, time taken) and curve.png; of
+segmentation also examples.png, held-out images with their masks; of texts also model/tokenizer.json, the vocabulary.
 """
 
 import json
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from accelerate.utils import set_seed
@@ -24,10 +22,10 @@ from ..data.sources import Split, holdout
 from ..errors import UserError, did_you_mean
 from ..files import surroundings, write_json
 from ..fingerprint import activation_fingerprint
-from ..names import is_smp
 from .curves import plot_curves
 from .engine import EpochRecord, Trainer, process_state
 from .folder import PICTURE, check_output, own_folder
+from .networks import check_model_name, create_network, describe
 from .progress import show_figures
 from .recipe import Recipe
 from .segmentation import Segmentation
@@ -38,11 +36,10 @@ __all__ = [
     "TASKS",
     "Report",
     "check_tracker",
-    "create_network",
-    "dry_run",
     "fit",
     "identify",
     "open_splits",
+    "prepare",
     "silent",
     "train",
     "train_on",
@@ -231,57 +228,9 @@ def identify(
     }
 
 
-def dry_run(
-    model_name: str, recipe: Recipe, data: str, *, pretrained: bool = False, num_classes: int | None = None,
-    steps: int = 6,
-) -> str:  # fmt: skip
-    """What `train` would do, for a person to read: recipe, model, steps, and time by running a few steps of it."""
-    model, splits = prepare(model_name, recipe, data, pretrained, num_classes, progress=True)
-    training, validation = holdout(splits["train"], recipe.validation_fraction, recipe.seed)
-    task = TASKS[recipe.task](model, recipe, splits["train"])
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    trainer = Trainer(model, recipe, task, training, validation, Path(), workers=splits["train"].workers)
-    seconds = trainer.time_step(steps)
-    # Images are evaluated in about a third of the time of training on them.
-    evaluated = trainer.epochs * len(validation) + (len(splits["test"]) if "test" in splits else 0)
-    total = seconds * (trainer.total_steps + evaluated / recipe.batch_size / 3)
-    lines = [f"{key}: {value}" for key, value in recipe.to_dict().items() if value is not None]
-    return "\n".join(
-        [
-            *lines,
-            "",
-            f"model       {model_name}: {parameters:,} parameters, {parameters * 4 / 2**20:.1f} MiB in float32",
-            f"data        {len(training):,} {task.samples} to train on, {len(validation):,} held out, "
-            f"{len(splits['test']) if 'test' in splits else 0:,} to test on, {task.extent}",
-            f"steps       {trainer.total_steps:,} in {trainer.epochs} epochs of {trainer.batches.steps:,}",
-            f"time        about {timedelta(seconds=round(total))} (h:mm:ss) on {trainer.accelerator.device} "
-            f"({recipe.batch_size / seconds:.0f} {task.samples}/s, measured on {steps} steps)",
-        ]
-    )
-
-
 def _check_length(recipe: Recipe) -> None:
     if recipe.epochs == 0:
         raise UserError(f"Recipe {recipe.name} trains for 0 epochs; give more.")
-
-
-def check_model_name(name: str) -> None:
-    """Refuse a model name that timm does not know, with close names."""
-    if ":" not in name and not timm.is_model(name):
-        raise UserError(f"Unknown model {name!r}; {did_you_mean(name.split('.')[0], timm.list_models())}")
-
-
-def describe(name: str) -> tuple[str, tuple[int, int]]:
-    """Architecture of a model by name, and (H, W) that it is made for; (0, 0) where its data keeps its own sizes."""
-    if is_smp(name):
-        return name, (0, 0)
-    try:
-        with torch.device("meta"):  # without memory
-            config: dict[str, Any] = timm.create_model(name).pretrained_cfg  # type: ignore[assignment]
-    except OSError as error:
-        raise UserError(f"{name} cannot be read: {str(error).splitlines()[0]}") from error
-    height, width = config["input_size"][1:]
-    return config["architecture"], (height, width)
 
 
 def check_tracker(name: str) -> tuple[str, ...]:
@@ -293,18 +242,6 @@ def check_tracker(name: str) -> tuple[str, ...]:
     if name not in [tracker.value for tracker in get_available_trackers()]:
         raise UserError(f"The tracker {name} is not installed: pip install {name}.")
     return (name,)
-
-
-def create_network(name: str, pretrained: bool, num_classes: int, **options: Any) -> torch.nn.Module:
-    """timm's `create_model`, or SMP's of a name with ``smp:``; a missing checkpoint is reported in one line."""
-    if is_smp(name):
-        from ..smp.networks import create_by_name, load_by_name
-
-        return load_by_name(name) if pretrained else create_by_name(name, num_classes)
-    if pretrained and ":" not in name and not timm.models.is_model_pretrained(name):
-        with_weights = timm.list_models("*lasilu*", pretrained=True)
-        raise UserError(f"{name} has no pretrained weights; models of ours that have: {', '.join(with_weights)}.")
-    return timm.create_model(name, pretrained=pretrained, num_classes=num_classes, **options)
 
 
 def _finish(trainer: Trainer, identity: dict[str, Any], test_split: Split | None) -> dict[str, Any]:

@@ -1,0 +1,40 @@
+"""What a run would do, before it is started: `layeract train --dry-run`. Imports its siblings and `data`."""
+
+from datetime import timedelta
+from pathlib import Path
+
+from ..data.sources import holdout
+from .engine import Trainer
+from .recipe import Recipe
+from .run import TASKS, prepare
+
+__all__ = ["dry_run"]
+
+
+def dry_run(
+    model_name: str, recipe: Recipe, data: str, *, pretrained: bool = False, num_classes: int | None = None,
+    steps: int = 6,
+) -> str:  # fmt: skip
+    """What `train` would do, for a person to read: recipe, model, steps, and time by running a few steps of it."""
+    model, splits = prepare(model_name, recipe, data, pretrained, num_classes, progress=True)
+    training, validation = holdout(splits["train"], recipe.validation_fraction, recipe.seed)
+    task = TASKS[recipe.task](model, recipe, splits["train"])
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    trainer = Trainer(model, recipe, task, training, validation, Path(), workers=splits["train"].workers)
+    seconds = trainer.time_step(steps)
+    # Images are evaluated in about a third of the time of training on them.
+    evaluated = trainer.epochs * len(validation) + (len(splits["test"]) if "test" in splits else 0)
+    total = seconds * (trainer.total_steps + evaluated / recipe.batch_size / 3)
+    lines = [f"{key}: {value}" for key, value in recipe.to_dict().items() if value is not None]
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"model       {model_name}: {parameters:,} parameters, {parameters * 4 / 2**20:.1f} MiB in float32",
+            f"data        {len(training):,} {task.samples} to train on, {len(validation):,} held out, "
+            f"{len(splits['test']) if 'test' in splits else 0:,} to test on, {task.extent}",
+            f"steps       {trainer.total_steps:,} in {trainer.epochs} epochs of {trainer.batches.steps:,}",
+            f"time        about {timedelta(seconds=round(total))} (h:mm:ss) on {trainer.accelerator.device} "
+            f"({recipe.batch_size / seconds:.0f} {task.samples}/s, measured on {steps} steps)",
+        ]
+    )
