@@ -15,7 +15,7 @@ from typing import Any
 import timm
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save, save_file
+from safetensors.torch import load_file, save
 from timm.models._hub import save_config_for_hf
 from timm.models._input import get_model_args
 from torch import Tensor, nn
@@ -197,7 +197,7 @@ def embed_checkpoint(model: nn.Module, tag: str, entry: dict[str, Any], director
     stored = load_file(path)
     published = deepcopy(built).cpu().float()
     published.load_state_dict(stored)
-    save_file(golden_tensors(published, cfg["input_size"]), golden_file(name, directory))
+    write_whole(golden_file(name, directory), save(golden_tensors(published, cfg["input_size"])))
     described = {
         "file": path.name,
         "sha256": file_sha256(path),
