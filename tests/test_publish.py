@@ -335,9 +335,9 @@ def test_what_training_embeds_can_be_published(
         data_name="CIFAR-10 (JPEG)",
         report=lambda _: None,
     )
-    embed_runs([tmp_path / "run"], "digits", weights)
+    name = embed_runs([tmp_path / "run"], "digits", weights)
     check_manifest(read_manifest(weights))
-    publish("resnet20_lahardsilu", "org/digits")
+    publish(name, "org/digits")
     golden = load(hub.files("org/digits")["golden.safetensors"])
     loaded = timm.create_model("hf-hub:org/digits", pretrained=True).eval()
     with torch.inference_mode():

@@ -63,18 +63,14 @@ def read_data_sets() -> dict[str, dict[str, Any]]:
 
 
 def find_entry(name: str, manifest: Mapping[str, Entry]) -> tuple[str, Entry]:
-    """The entry of ``arch.tag``, or of ``arch`` where it has a single tag.
+    """The entry of ``arch.tag``, or of ``arch`` the first, which is timm's default tag.
 
     Raises:
-        UserError: There is none, or ``arch`` has several tags.
+        UserError: There is none.
     """
-    if name in manifest:
-        return name, manifest[name]
-    tagged = [known for known in manifest if known.split(".")[0] == name]
-    if len(tagged) == 1:
-        return tagged[0], manifest[tagged[0]]
-    if tagged:
-        raise UserError(f"{name} has weights under several tags; name one: {', '.join(tagged)}.")
+    for known, entry in manifest.items():
+        if name in (known, known.split(".")[0]):
+            return known, entry
     raise UserError(f"There are no trained weights {name!r}; {did_you_mean(name, manifest)}")
 
 
