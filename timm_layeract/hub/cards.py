@@ -28,7 +28,7 @@ from ..manifest import (
 )
 from ..models._builder import NORMALIZED
 from ..models.resnet_cifar import ACTIVATIONS
-from ..training.recipe import list_recipes, load_recipe, recipe_from_dict
+from ..training.recipe import list_recipes, load_recipe
 
 __all__ = ["card_files", "pictures", "render_card", "render_eval_results", "training_command"]
 
@@ -158,7 +158,7 @@ def render_eval_results(name: str, manifest: Manifest) -> str | None:
 
 def training_command(name: str, entry: Mapping[str, Any], data: str) -> str:
     """The command line that trains a checkpoint as it was trained, each value that its recipe's file lacks by name."""
-    start, adaptation, recipe = entry["started_from"], entry.get("adaptation"), recipe_from_dict(entry["recipe"], name)
+    start, adaptation, recipe = entry["started_from"], entry.get("adaptation"), entry["recipe"]
     if adaptation:
         words = ["adapt", start, "--to", adaptation["to"]]
         words += ["--unlabelled"] if adaptation["unlabelled"] else []
@@ -166,11 +166,11 @@ def training_command(name: str, entry: Mapping[str, Any], data: str) -> str:
         words += ["--statistics-batches", adaptation["statistics_batches"]]
     else:
         words = ["finetune", "-m", start] if start else ["train", "-m", entry["model"]]
-    ours = recipe.name in list_recipes()
-    words += ["-d", data, "-r", recipe.name if ours else f"{recipe.name}.yaml", "--seed", recipe.seed]
+    ours = recipe["name"] in list_recipes()
+    words += ["-d", data, "-r", recipe["name"] if ours else f"{recipe['name']}.yaml", "--seed", recipe["seed"]]
     if ours:
-        shipped, own = load_recipe(recipe.name).to_dict(), recipe.to_dict()
-        changed = {key: value for key, value in own.items() if value != shipped[key] and key not in ("source", "seed")}
+        shipped = load_recipe(recipe["name"]).to_dict() | {key: recipe[key] for key in ("source", "seed")}
+        changed = {key: value for key, value in recipe.items() if value != shipped.get(key)}
         for key, value in changed.items():
             if value is not None:  # a length in one unit unsets the other by itself
                 words += ["--set", f"{key}={json.dumps(value)}"]
