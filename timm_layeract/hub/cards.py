@@ -169,10 +169,10 @@ def training_command(name: str, entry: Mapping[str, Any], data: str) -> str:
     ours = recipe["name"] in list_recipes()
     words += ["-d", data, "-r", recipe["name"] if ours else f"{recipe['name']}.yaml", "--seed", recipe["seed"]]
     if ours:
-        shipped = load_recipe(recipe["name"]).to_dict() | {key: recipe[key] for key in ("source", "seed")}
-        changed = {key: value for key, value in recipe.items() if value != shipped.get(key)}
-        for key, value in changed.items():
-            if value is not None:  # a length in one unit unsets the other by itself
+        shipped = load_recipe(recipe["name"]).to_dict()
+        for key, value in recipe.items():
+            # None is a length in the other unit, which the unit that is given unsets
+            if key not in ("source", "seed") and value not in (None, shipped.get(key)):
                 words += ["--set", f"{key}={json.dumps(value)}"]
     return shlex.join(["layeract", *map(str, words), "-o", f"runs/{name}"])
 

@@ -318,7 +318,7 @@ class Trainer:
 
 def _sums(measured: Tensor) -> Tensor:
     """Sums over the samples of a batch, and their count."""
-    return torch.cat([measured.sum(0), measured.new_tensor([len(measured)])])
+    return torch.cat([measured.sum(0), measured.new_full((1,), len(measured))])  # filled where it is: no copy to a GPU
 
 
 def _add(sums: Tensor | None, fresh: Tensor) -> Tensor:
