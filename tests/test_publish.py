@@ -99,7 +99,7 @@ def test_a_dry_run_touches_nothing(
 ) -> None:
     before = (weights / "manifest.json").read_bytes()
     monkeypatch.delenv("HF_TOKEN")
-    done = publish("resnet20_lasilu", dry_run=True)
+    done = publish(NAME, dry_run=True)
     assert (done.name, done.revision, done.pinned) == (NAME, None, False)
     assert done.files["model.safetensors"] == read_manifest(weights)[NAME]["bytes"]
     assert hub.calls == []
@@ -129,10 +129,10 @@ def test_a_new_card_is_a_new_commit(publish: Publish, hub: HubServer, weights: P
 def test_private_repositories_and_pull_requests(publish: Publish, hub: HubServer, weights: Path) -> None:
     publish(private=True)
     assert hub.repos[REPO].private
-    publish("resnet20", "org/public")
+    publish(TWIN, "org/public")
     assert not hub.repos["org/public"].private
     with pytest.raises(UserError, match="exists and is public; --private is for a new one"):
-        publish("resnet20", "org/public", private=True)
+        publish(TWIN, "org/public", private=True)
 
     other, head = "org/proposed", hub.add("org/proposed", {})
     done = publish(repo=other, create_pr=True)
@@ -147,7 +147,7 @@ def test_private_repositories_and_pull_requests(publish: Publish, hub: HubServer
 
 
 def test_another_model_is_not_overwritten_without_force(publish: Publish, hub: HubServer) -> None:
-    publish("resnet20", REPO)
+    publish(TWIN, REPO)
     before = dict(hub.repos[REPO].refs)
     with pytest.raises(UserError, match=rf"{REPO} holds resnet20\.cifar10, not {NAME}; .*--force"):
         publish()
@@ -222,7 +222,7 @@ def test_what_else_is_refused_before_anything_is_sent(
     golden_file(TWIN, weights).unlink()
     shutil.copyfile(WEIGHTS_DIR / "manifest.json", weights / "manifest.json")
     with pytest.raises(UserError, match=r"no golden tensors resnet20\.cifar10\.golden\.safetensors"):
-        publish("resnet20")
+        publish(TWIN)
     monkeypatch.delenv("HF_TOKEN")
     with pytest.raises(UserError, match=r"no token for the Hub; run `hf auth login`"):
         publish()
@@ -344,8 +344,14 @@ def test_what_training_embeds_can_be_published(
         torch.testing.assert_close(loaded(golden["input"]), model.eval()(golden["input"]), rtol=1e-4, atol=1e-4)
 
 
+def test_one_of_several_tags_must_be_named(publish: Publish) -> None:
+    several = r"several tags; name one: resnet20_lasilu.cifar10, resnet20_lasilu\.cifar10_quick"
+    with pytest.raises(UserError, match=several):
+        publish("resnet20_lasilu", dry_run=True)
+
+
 def test_the_command(publish: Publish, capsys: pytest.CaptureFixture[str]) -> None:
-    app(["publish", "resnet20_lasilu", "--repo", REPO, "--dry-run"], standalone_mode=False)
+    app(["publish", NAME, "--repo", REPO, "--dry-run"], standalone_mode=False)
     out = capsys.readouterr().out
     assert "1,095,144 bytes  model.safetensors" in out
     assert f"dry run: nothing was sent to {REPO}" in out

@@ -15,7 +15,16 @@ from huggingface_hub.utils import validate_repo_id
 
 from ..checkpoints import file_sha256
 from ..errors import UserError
-from ..manifest import CARDS_DIR, WEIGHTS_DIR, Entry, check_manifest, find_entry, read_manifest, write_manifest
+from ..manifest import (
+    CARDS_DIR,
+    WEIGHTS_DIR,
+    Entry,
+    Manifest,
+    check_manifest,
+    find_entry,
+    read_manifest,
+    write_manifest,
+)
 from ..names import NAME_KEY
 from ..pretrained import HUB_ERRORS, hub_reason
 from .stage import GOLDEN, check_golden, load_published, stage, staged_files
@@ -67,7 +76,7 @@ def publish(
     Running it again after a failure is safe: what is there already is not sent twice.
 
     Args:
-        name: ``arch.tag`` in the manifest, or ``arch``.
+        name: ``arch.tag`` in the manifest, or ``arch`` where it has a single tag.
         repo: ``ORG/NAME``; made if need be.
         private: Make a new repository private.
         create_pr: Propose the files in a pull request. The manifest pins nothing then; run it again once merged.
@@ -78,11 +87,13 @@ def publish(
         report: Called with lines for a person to read.
 
     Raises:
-        UserError: The weights are not what the manifest says or do not give the golden logits; no token, no
-            permission, another model there, a changed repository, a lost connection. Nothing is half-published.
+        UserError: ``arch`` has several tags; the weights are not what the manifest says or do not give the golden
+            logits; no token, no permission, another model there, a changed repository, a lost connection. Nothing is
+            half-published.
     """
     manifest = read_manifest(directory)
     check_manifest(manifest)
+    _check_one_tag(name, manifest)
     name, entry = find_entry(name, manifest)
     _check_repo(repo)
     with tempfile.TemporaryDirectory() as scratch:
@@ -102,6 +113,13 @@ def publish(
         entry["hub"] = {"repo": repo, "revision": commit.oid}
         write_manifest({**read_manifest(directory), name: entry}, directory)
     return Publication(name, repo, files, commit.oid, commit.pr_url or commit.commit_url, pinned=not create_pr)
+
+
+def _check_one_tag(name: str, manifest: Manifest) -> None:
+    """Refuse to take the default tag of several: what is published should have been named."""
+    tagged = [known for known in manifest if known.split(".")[0] == name]
+    if len(tagged) > 1:
+        raise UserError(f"{name} has weights under several tags; name one: {', '.join(tagged)}.")
 
 
 def _check_repo(repo: str) -> None:
