@@ -10,16 +10,15 @@ from pathlib import Path
 from timm_layeract.adaptation.report import adaptations_table
 from timm_layeract.evaluation.plots import plot_categories
 from timm_layeract.evaluation.report import provenance, summary_table
-from timm_layeract.manifest import ROBUSTNESS as ROBUSTNESS_FILE
-from timm_layeract.manifest import WEIGHTS_DIR, headline, over_seeds, read_manifest, training_length
+from timm_layeract.files import SIGNIFICANT, p_value_table
+from timm_layeract.manifest import ROBUSTNESS, WEIGHTS_DIR, headline, over_seeds, read_manifest, training_length
 from timm_layeract.training.compare import comparison_provenance, comparison_table
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
-PLOT = ROOT / "docs" / "images" / "robustness.png"
+IMAGES = ROOT / "docs" / "images"
 COMPARISONS = ROOT / "docs" / "results"
 ADAPTATIONS = COMPARISONS / "adapted"
-ROBUSTNESS = json.loads((WEIGHTS_DIR / ROBUSTNESS_FILE).read_text())
 
 
 def models() -> str:
@@ -38,8 +37,34 @@ def models() -> str:
 
 
 def robustness() -> str:
-    """Accuracy under corruptions as a Markdown table, and what was measured."""
-    return f"{summary_table(ROBUSTNESS)}\n\n{provenance(ROBUSTNESS)}"
+    """Accuracy under corruptions: of each report a Markdown table, what was measured, tests over seeds and a plot."""
+    parts = []
+    manifest = read_manifest()
+    for path in reports():
+        result = json.loads(path.read_text())
+        plot = plot_of(path).relative_to(ROOT)
+        parts += [summary_table(result), provenance(result), f"![accuracy by category]({plot})"]
+        for model in result["models"]:
+            name, entry = model["name"], manifest[model["name"]]
+            comparisons = entry["corrupted"]["comparisons"]
+            if comparisons and any(activation.startswith("LA") for activation in entry["activations"].values()):
+                parts += [
+                    f"`{name}` against the others, paired tests over {entry['corrupted']['networks']} seeds: p-values "
+                    f"after Holm's correction for all {len(comparisons)}, + where it is better, - where it is worse, "
+                    f"bold below {SIGNIFICANT}.",
+                    p_value_table(comparisons),
+                ]
+    return "\n\n".join(parts)
+
+
+def reports() -> list[Path]:
+    """What `layeract embed --robustness` wrote."""
+    return sorted((WEIGHTS_DIR / ROBUSTNESS).glob("*.json"))
+
+
+def plot_of(report: Path) -> Path:
+    """Where the plot of a report goes."""
+    return IMAGES / f"robustness_{report.stem}.png"
 
 
 def comparisons() -> str:
@@ -70,7 +95,8 @@ def main() -> None:
     if "--check" in sys.argv[1:]:
         sys.exit(None if fresh == text else "README.md is stale: run `make readme`.")
     README.write_text(fresh)
-    plot_categories(ROBUSTNESS, PLOT)
+    for path in reports():
+        plot_categories(json.loads(path.read_text()), plot_of(path))
 
 
 if __name__ == "__main__":

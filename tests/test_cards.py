@@ -22,6 +22,14 @@ from timm_layeract.training.recipe import load_recipe
 from .snippets import check_answer, run_snippet
 
 NAME, TWIN = "resnet20_lasilu.cifar10", "resnet20.cifar10"
+CORRUPTED = {
+    "set": "CIFAR-10-C",
+    "report": "robustness/cifar10_c.json",
+    "networks": 3,
+    "mean": {"clean": 88.0, "total": 61.25, "noise": 50.5},
+    "std": {"clean": 0.25, "total": 0.5, "noise": 1.0},
+    "comparisons": [{"measure": "total", "against": TWIN, "difference": 2.0, "p_holm": 0.01}],
+}
 
 
 @pytest.fixture
@@ -150,12 +158,14 @@ def test_what_is_only_sometimes_known(manifest: dict[str, dict[str, Any]]) -> No
     assert "hf-hub:" not in plain
     assert "Not measured" in plain
     assert "deviation" not in plain
-    entry["corrupted"] = {"set": "CIFAR-10-C", "top1": 61.25, "categories": {"noise": 50.5, "blur": 72.0}}
+    entry["corrupted"] = CORRUPTED
     entry["seeds"] = [{"seed": seed, "test": {"top1": top1}} for seed, top1 in enumerate((88.0, 89.0, 90.0))]
     entry["hub"] = {"repo": "org/name", "revision": "a" * 40}
     full = render_card(NAME, manifest)
-    assert "| network | noise | blur | all |" in full
-    assert f"| **{NAME}** | 50.50 | 72.00 | 61.25 |" in full
+    assert "| network | clean | total | noise |" in full
+    assert f"| **{NAME}** | 88.00 ± 0.25 | 61.25 ± 0.50 | 50.50 ± 1.00 |" in full
+    assert "over 3 networks of each activation" in full
+    assert "| total | **0.010 +** |" in full
     assert "89.00 ± 1.00 (3)" in full
     assert 'create_model("hf-hub:org/name", pretrained=True)' in full
     assert "a" * 40 not in full  # the card is part of the revision

@@ -117,7 +117,7 @@ def test_publishing_again_sends_nothing_and_pins_the_same(publish: Publish, hub:
 def test_a_new_card_is_a_new_commit(publish: Publish, hub: HubServer, weights: Path) -> None:
     first = publish()
     manifest = read_manifest(weights)
-    manifest[NAME]["corrupted"] = {"set": "CIFAR-10-C", "top1": 60.0, "categories": {"noise": 60.0}}
+    manifest[NAME]["corrupted"] |= {"set": "CIFAR-10-C"}
     write_manifest(manifest, weights)
     hub.calls.clear()
     second = publish()

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +18,14 @@ from tests.test_cli import layeract
 from tests.test_released import arrays
 from tests.test_sources import parquet
 from timm_layeract.checkpoints import save_pretrained
-from timm_layeract.data.corruptions.constants import CATEGORIES, CORRUPTIONS
+from timm_layeract.data.corruptions.constants import CATEGORIES
 from timm_layeract.data.corruptions.generate import RegeneratedSets, corrupt
 from timm_layeract.data.sources import ImageSplit, load_test_split
 from timm_layeract.errors import UserError
 from timm_layeract.evaluation import accuracy, robustness
 from timm_layeract.evaluation.accuracy import count_correct
 from timm_layeract.evaluation.cache import ResultCache
-from timm_layeract.evaluation.embed import embed_robustness
 from timm_layeract.evaluation.networks import Network, UnitInput, load_network, load_networks
-from timm_layeract.hub.cards import render_card
-from timm_layeract.manifest import WEIGHTS_DIR, read_manifest
 
 FIRST, SECOND = "tests.networks:first", "tests.networks:second"
 
@@ -257,64 +253,8 @@ def test_golden_numbers_of_an_embedded_model(cifar10: Path) -> None:
     }
 
 
-def test_published_result_is_of_the_embedded_weights() -> None:
-    result, manifest = json.loads((WEIGHTS_DIR / "robustness.json").read_text()), read_manifest()
-    assert result["data"]["name"] == "CIFAR-10 (JPEG)"
-    assert list(result["sets"]) == list(CORRUPTIONS)
-    for model in result["models"]:
-        entry = manifest[model["name"]]
-        assert entry["data"]["test_sha256"] == result["data"]["sha256"]
-        assert model["runs"][0]["clean"] == pytest.approx(entry["test"]["top1"])
-        assert model["runs"][0]["sha256"] == load_networks([model["name"]])[0].sha256
-
-
 def test_batches_do_not_matter(digits: ImageSplit, monkeypatch: pytest.MonkeyPatch) -> None:
     network = Network.of(NearestMean(), "a")
     whole = accuracy.predict(network, digits.images, 10)
     monkeypatch.setattr(accuracy, "BATCH", 7)
     assert torch.equal(accuracy.predict(network, digits.images, 10), whole)
-
-
-def test_embedding_a_result_for_the_cards(tmp_path: Path) -> None:
-    name, twin = "resnet20_lasilu.cifar10", "resnet20.cifar10"
-    for file in ("manifest.json", "robustness.json"):
-        shutil.copy(WEIGHTS_DIR / file, tmp_path)
-    source = tmp_path / "measured.json"
-    result = json.loads((WEIGHTS_DIR / "robustness.json").read_text())
-    result["models"][1]["runs"][0]["total"] = 12.5  # not what is there already
-
-    def embed() -> list[str]:
-        source.write_text(json.dumps(result))
-        return embed_robustness(source, tmp_path)
-
-    assert embed() == [twin, name]
-    corrupted = read_manifest(tmp_path)[name]["corrupted"]
-    assert corrupted["top1"] == 12.5
-    assert corrupted["categories"] == result["models"][1]["runs"][0]["categories"]
-    assert corrupted["set"].startswith("10,000 images of CIFAR-10 (JPEG), corruptions regenerated")
-    assert json.loads((tmp_path / "robustness.json").read_text()) == result
-    card = render_card(name, read_manifest(tmp_path))
-    assert "| network | noise | blur | weather | digital | extra | all |" in card
-    assert f"| **{name}** | " in card
-    assert " | 12.50 |" in card
-    before = (tmp_path / "manifest.json").read_bytes()
-    result["data"]["sha256"] = "0" * 64
-    with pytest.raises(UserError, match="other images than"):
-        embed()
-    result["data"]["sha256"] = read_manifest()[name]["data"]["test_sha256"]
-    result["models"][1]["runs"][0]["sha256"] = "0" * 64
-    with pytest.raises(UserError, match=f"other weights than the {name}"):
-        embed()
-    result["models"][1]["name"] = "runs/mine"
-    with pytest.raises(UserError, match="of runs/mine, which has no embedded weights"):
-        embed()
-    del result["models"]
-    with pytest.raises(UserError, match=r"is no robustness\.json"):
-        embed()
-    assert (tmp_path / "manifest.json").read_bytes() == before
-
-
-def test_the_cards_show_what_was_measured() -> None:
-    result, manifest = json.loads((WEIGHTS_DIR / "robustness.json").read_text()), read_manifest()
-    for model in result["models"]:
-        assert manifest[model["name"]]["corrupted"]["categories"] == model["runs"][0]["categories"]

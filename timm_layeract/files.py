@@ -6,13 +6,24 @@ Imports the standard library only.
 import json
 import platform
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-__all__ = ["markdown_table", "mean_and_deviation", "surroundings", "write_json", "write_whole"]
+__all__ = [
+    "SIGNIFICANT",
+    "cells_over_seeds",
+    "markdown_table",
+    "mean_and_deviation",
+    "p_value_table",
+    "surroundings",
+    "write_json",
+    "write_whole",
+]
+
+SIGNIFICANT = 0.05  # p-values below it are bold
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
@@ -37,6 +48,30 @@ def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def mean_and_deviation(values: Sequence[float]) -> str:
     """``88.10 ± 0.21``; without a deviation where there is one value."""
     return f"{statistics.mean(values):.2f}" + (f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else "")
+
+
+def cells_over_seeds(found: Mapping[str, Any]) -> list[str]:
+    """``88.10 ± 0.21`` of each figure in ``mean``, without ``std`` (None of a single seed) ``88.10``."""
+    deviation = found["std"]
+    return [f"{value:.2f}" + (f" ± {deviation[key]:.2f}" if deviation else "") for key, value in found["mean"].items()]
+
+
+def p_value_table(comparisons: Sequence[Mapping[str, Any]], place: Sequence[str] = ("measure",)) -> str:
+    """Corrected p-values of one model against others, a column each, bold where they are significant.
+
+    Args:
+        comparisons: What `layeract significance` computes: ``against``, ``difference``, ``p_holm`` and what says where.
+        place: Keys of a comparison that tell the rows of the table apart.
+    """
+    others = list(dict.fromkeys(row["against"] for row in comparisons))
+    cells: dict[tuple[str, ...], dict[str, str]] = {}
+    for row in comparisons:
+        shown = "< 1e-3" if row["p_holm"] < 1e-3 else f"{row['p_holm']:.3f}"
+        marked = f"{shown} {'+' if row['difference'] > 0 else '-'}"
+        found = cells.setdefault(tuple(row[key] for key in place), {})
+        found[row["against"]] = f"**{marked}**" if row["p_holm"] < SIGNIFICANT else marked
+    rows = [[*where, *(found.get(other, "-") for other in others)] for where, found in cells.items()]
+    return markdown_table([*place, *(f"`{other}`" for other in others)], rows)
 
 
 def surroundings(device: object, packages: Iterable[str]) -> dict[str, Any]:

@@ -36,7 +36,7 @@ CARDS_DIR = Path(__file__).parent.parent / "hub_cards"  # in a clone: model card
 MANIFEST = "manifest.json"
 SCHEMA = "manifest.schema.json"
 DATA_SETS = "datasets.json"
-ROBUSTNESS = "robustness.json"
+ROBUSTNESS = "robustness"  # folder of the results of networks under corruptions
 HUB_FILE = "model.safetensors"
 SMP_CONFIG = "smp_config"  # in an entry of one of SMP's networks: what rebuilds it
 # What tables call the figures in results, those that a task is judged by first.

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.corruptions.constants import SEVERITIES, category_of
-from ..files import markdown_table
+from ..files import cells_over_seeds, markdown_table
 from .robustness import ALEXNET, corruption_errors
 
 __all__ = ["write_csv", "write_markdown"]
@@ -32,15 +32,12 @@ def write_csv(result: Result, path: Path) -> None:
 
 def summary_table(result: Result) -> str:
     """Clean, total and categories of each model, the mean over its seeds with the deviation where there are several."""
-    columns = list(result["models"][0]["mean"])
     errors = corruption_errors(result)
-    head = ["model", "seeds", *columns, *(["mCE"] if errors else [])]
+    head = ["model", "seeds", *result["models"][0]["mean"], *(["mCE"] if errors else [])]
     rows = []
     for model in result["models"]:
-        deviation = model["std"]
-        cells = [f"{model['mean'][key]:.2f}" + (f" ± {deviation[key]:.2f}" if deviation else "") for key in columns]
         mce = [f"{errors[model['name']]['mCE']:.1f}"] if errors else []
-        rows.append([f"`{model['name']}`", str(len(model["runs"])), *cells, *mce])
+        rows.append([f"`{model['name']}`", str(len(model["runs"])), *cells_over_seeds(model), *mce])
     return markdown_table(head, rows)
 
 

@@ -15,11 +15,10 @@ import numpy as np
 from scipy import stats
 
 from ..errors import UserError, did_you_mean
-from ..files import markdown_table, write_json
+from ..files import SIGNIFICANT, markdown_table, p_value_table, write_json
 
-__all__ = ["Comparison", "compare", "holm", "significance"]
+__all__ = ["Comparison", "compare", "compare_models", "holm", "significance"]
 
-LEVEL = 0.05
 CONFIDENCE = 0.95
 T_TEST, WILCOXON = "paired t-test", "Wilcoxon"
 
@@ -77,7 +76,7 @@ def compare(a: Sequence[float], b: Sequence[float]) -> Comparison:
 
 def _is_normal(sample: np.ndarray) -> bool:
     """Whether Shapiro-Wilk does not reject; a constant sample has no shape to test."""
-    return bool(np.ptp(sample) > 0 and stats.shapiro(sample).pvalue >= LEVEL)
+    return bool(np.ptp(sample) > 0 and stats.shapiro(sample).pvalue >= SIGNIFICANT)
 
 
 def _bootstrap(difference: np.ndarray) -> tuple[float, float]:
@@ -112,37 +111,52 @@ def significance(reports: Sequence[str | Path], model: str, output: str | Path) 
     Raises:
         UserError: No such report or model, or fewer than three seeds in common.
     """
-    found: list[dict[str, Any]] = []
-    for report in reports:
-        found += _comparisons(Path(report), model)
-    for row, adjusted in zip(found, holm([row["p"] for row in found]), strict=True):
-        row["p_holm"] = adjusted
-    result = {"model": model, "level": LEVEL, "comparisons": found}
+    found = {str(report): _read_models(Path(report)) for report in reports}
+    result = {"model": model, "level": SIGNIFICANT, "comparisons": compare_models(found, model)}
     write_json(Path(output) / "significance.json", result)
     (Path(output) / "significance.md").write_text(markdown(result))
     return result
 
 
-def _comparisons(report: Path, model: str) -> list[dict[str, Any]]:
+def _read_models(report: Path) -> list[dict[str, Any]]:
     path = report / "robustness.json" if report.is_dir() else report
     if not path.is_file():
         raise UserError(f"There is no report {path}; `layeract robustness` writes it.")
-    models = {entry["name"]: _by_seed(entry) for entry in json.loads(path.read_text())["models"]}
-    if model not in models:
-        raise UserError(f"{path} has no model {model!r}; {did_you_mean(model, models)}")
-    rows = []
-    for other, runs in models.items():
-        seeds = sorted(set(runs) & set(models[model]))
-        if other == model:
-            continue
-        if len(seeds) < 3:
-            raise UserError(f"{model} and {other} have {len(seeds)} seeds in common in {path}; a test needs three.")
-        for measure in models[model][seeds[0]]:
-            pair = [[each[seed][measure] for seed in seeds] for each in (models[model], runs)]
-            rows.append({"report": str(report), "measure": measure, "against": other, **asdict(compare(*pair))})
-    if not rows:
-        raise UserError(f"{path} holds no other model than {model}.")
-    return rows
+    return json.loads(path.read_text())["models"]
+
+
+def compare_models(reports: Mapping[str, Sequence[Mapping[str, Any]]], model: str) -> list[dict[str, Any]]:
+    """Compare one model with all others, in each measure; p-values are corrected for all comparisons together.
+
+    Args:
+        reports: Name of a report -> its ``models``.
+        model: Label of the model, in each report.
+
+    Returns:
+        ``report``, ``measure``, ``against``, the fields of `Comparison` and ``p_holm`` of each.
+
+    Raises:
+        UserError: A report without the model or without another, or fewer than three seeds in common.
+    """
+    rows: list[dict[str, Any]] = []
+    for report, entries in reports.items():
+        models = {entry["name"]: _by_seed(entry) for entry in entries}
+        if model not in models:
+            raise UserError(f"{report} has no model {model!r}; {did_you_mean(model, models)}")
+        if len(models) == 1:
+            raise UserError(f"{report} holds no other model than {model}.")
+        own = models.pop(model)
+        for other, runs in models.items():
+            seeds = sorted(set(runs) & set(own))
+            if len(seeds) < 3:
+                raise UserError(
+                    f"{model} and {other} have {len(seeds)} seeds in common in {report}; a test needs three."
+                )
+            for measure in own[seeds[0]]:
+                pair = [[each[seed][measure] for seed in seeds] for each in (own, runs)]
+                rows.append({"report": report, "measure": measure, "against": other, **asdict(compare(*pair))})
+    adjusted = holm([row["p"] for row in rows])
+    return [{**row, "p_holm": p} for row, p in zip(rows, adjusted, strict=True)]
 
 
 def _by_seed(model: Mapping[str, Any]) -> dict[int, dict[str, float]]:
@@ -157,12 +171,6 @@ def _by_seed(model: Mapping[str, Any]) -> dict[int, dict[str, float]]:
 def markdown(result: Mapping[str, Any]) -> str:
     """p-values with a column for each competitor, and every comparison in full."""
     rows = result["comparisons"]
-    others = list(dict.fromkeys(row["against"] for row in rows))
-    places = list(dict.fromkeys((row["report"], row["measure"]) for row in rows))
-    cells = {(row["report"], row["measure"], row["against"]): row for row in rows}
-    matrix = [
-        [*place, *(_p(row) if (row := cells.get((*place, other))) else "-" for other in others)] for place in places
-    ]
     full = [
         [row["measure"], f"`{row['against']}`", str(row["pairs"]), f"{row['difference']:+.2f}",
          f"{row['interval'][0]:+.2f} to {row['interval'][1]:+.2f}", row["test"], f"{row['p']:.2g}",
@@ -173,13 +181,7 @@ def markdown(result: Mapping[str, Any]) -> str:
     return (
         f"# Significance of `{result['model']}`\n\np-values after Holm's correction for {len(rows)} comparisons; "
         f"+ where `{result['model']}` is better, - where it is worse, bold below {result['level']}.\n\n"
-        f"{markdown_table(['report', 'measure', *(f'`{other}`' for other in others)], matrix)}\n\n"
+        f"{p_value_table(rows, ('report', 'measure'))}\n\n"
         "Differences are in points of accuracy. The effect is Cohen's d of the paired differences, or the "
         f"rank-biserial correlation beside Wilcoxon's test.\n\n{markdown_table(head, full)}\n"
     )
-
-
-def _p(row: Mapping[str, Any]) -> str:
-    shown = "< 1e-3" if row["p_holm"] < 1e-3 else f"{row['p_holm']:.3f}"
-    marked = f"{shown} {'+' if row['difference'] > 0 else '-'}"
-    return f"**{marked}**" if row["p_holm"] < LEVEL else marked

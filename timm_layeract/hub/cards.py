@@ -15,7 +15,7 @@ import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData
 from huggingface_hub import eval_result_entries_to_yaml as entries_to_yaml
 
-from ..files import markdown_table
+from ..files import SIGNIFICANT, cells_over_seeds, markdown_table, p_value_table
 from ..manifest import (
     FIGURES,
     SMP_CONFIG,
@@ -129,6 +129,8 @@ def render_card(name: str, manifest: Manifest, repo: str | None = None) -> str:
         alike=len(_trained_alike(name, manifest)) > 1,
         results=_results_table(name, manifest),
         robustness=_robustness_table(name, manifest),
+        significant=SIGNIFICANT,
+        p_values=p_value_table(found) if (found := entry.get("corrupted", {}).get("comparisons")) else None,
         length=training_length(entry["recipe"]),
         recipe={key: value for key, value in entry["recipe"].items() if key not in ("name", "source")},
         command=training_command(name, entry, data["hub_id"] or "FOLDER"),
@@ -228,20 +230,9 @@ def _robustness_table(name: str, manifest: Manifest) -> str | None:
     own = corrupted[name]
     if not own:
         return None
-    categories = list(own["categories"])
-    alike = {
-        each: found
-        for each, found in corrupted.items()
-        if found and found["set"] == own["set"] and list(found["categories"]) == categories
-    }
-    rows = [
-        [
-            f"**{each}**" if each == name else each,
-            *(f"{value:.2f}" for value in (*found["categories"].values(), found["top1"])),
-        ]
-        for each, found in alike.items()
-    ]
-    return markdown_table(["network", *categories, "all"], rows)
+    alike = {each: found for each, found in corrupted.items() if found and found["report"] == own["report"]}
+    rows = [[f"**{each}**" if each == name else each, *cells_over_seeds(found)] for each, found in alike.items()]
+    return markdown_table(["network", *own["mean"]], rows)
 
 
 def _base_model(entry: Mapping[str, Any], manifest: Manifest) -> str | None:
