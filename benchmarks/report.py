@@ -15,6 +15,7 @@ from matplotlib.ticker import NullFormatter
 from timm_layeract.figures import save_figure
 from timm_layeract.files import markdown_table
 
+from . import sites
 from .training import BATCH, LEVEL, MODEL, STEPS
 
 __all__ = ["bars", "load", "write"]
@@ -79,6 +80,9 @@ BARS = [
     ),
     Bar("ResNet-50 training step, bfloat16, lasilu / stock", *RESNET, 1.00, dtype="bfloat16", layouts=BOTH[1:]),
 ]
+
+# Names of the stock sites and ours, by what is measured of a network.
+SITES = {FORWARD_BACKWARD: ("batch_norm + relu", "batch_norm + la_silu"), "forward": ("relu", "la_silu")}
 
 # Tensors that an operation reads and writes both ways, where a sample fits the cache and the batch does not.
 MOVED = {"copy": 4, "la_silu": 5, "batch_norm + la_silu": 9, "batch_norm + add + la_silu": 14}
@@ -148,6 +152,33 @@ def bounds_table(lines: list[Line]) -> str:
                     shares = (f"{speed / speeds['copy']:.2f}" for speed in speeds.values())
                     rows.append((f"{shape} {dtype} {layout}", *shares))
     return markdown_table(("shape, type, layout", *MOVED), rows)
+
+
+def sites_table(lines: list[Line]) -> str:
+    """What each bar of ResNet-50 leaves for its BatchNorms, activations and additions, and what they take."""
+    rows = []
+    for bar in BARS:
+        if bar.ours != RESNET[0] or bar.measure not in (FORWARD_BACKWARD, "forward"):
+            continue
+        stock_name, ours_name = SITES[bar.measure]
+        for layout in bar.layouts:
+            of = dict(dtype=bar.dtype, layout=layout)
+            step = median(lines, level=bar.level, name=bar.theirs, shape=bar.shapes[0], what=bar.measure, **of)
+            parts = [(what, moved) for what, moved in sites.MOVED.items() if what.split(",")[0] == bar.measure]
+            stock, ours, copies = (
+                [median(lines, level=sites.LEVEL, name=name, what=what, **of) for what, _ in parts]
+                for name in (stock_name, ours_name, "copy")
+            )
+            if step is None or None in (*stock, *ours, *copies):
+                continue
+            of_stock, of_ours = sum(stock), sum(ours)  # type: ignore[arg-type]
+            # a copy reads one tensor and writes one
+            bound = sum(moved / 2 * copy for (_, moved), copy in zip(parts, copies, strict=True))  # type: ignore[operator]
+            room = of_stock - (1 - bar.at_most) * step
+            times = (f"{value:.0f} ms" for value in (step, of_stock, room, of_ours, bound))
+            rows.append((f"{bar.level}, {bar.dtype} {layout}", f"{bar.at_most:.2f}", *times))
+    head = ("stock ResNet-50", "bar", "takes", "of it, sites", "the bar leaves", "ours", "as many tensors copied")
+    return markdown_table(head, rows)
 
 
 def networks_table(lines: list[Line]) -> str:
@@ -238,6 +269,7 @@ def write() -> None:
         "bars": bars_table,
         "operations": operations_table,
         "bounds": bounds_table,
+        "sites": sites_table,
         "networks": networks_table,
         "growth": growth_table,
         "training": training_table,

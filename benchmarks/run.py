@@ -19,6 +19,7 @@ from . import report
 from .measure import Row, where
 from .networks import networks
 from .operations import growth, operations
+from .sites import sites
 from .training import training
 
 RESULTS = Path(__file__).parent / "results"
@@ -31,7 +32,7 @@ def run(
     authors: Annotated[
         Path | None, typer.Option(help="The authors' published module, a file with a class LA_SiLU.", exists=True)
     ] = None,
-    only: Annotated[str, typer.Option(help="operations, networks, growth or training; all of them if left out.")] = "",
+    only: Annotated[str, typer.Option(help="operations, networks, sites, growth or training; all if left out.")] = "",
 ) -> None:
     """Time LayerAct and what it competes with, interleaved in one process; write CSV, tables and plots.
 
@@ -42,6 +43,7 @@ def run(
     levels = {
         "operations": lambda progress: operations(authors, compiled, repetitions, progress),
         "networks": lambda progress: networks(repetitions, progress),
+        "sites": lambda progress: sites(repetitions, progress),
         "growth": lambda progress: growth(repetitions, progress),
         "training": lambda progress: training(repetitions, progress),
     }

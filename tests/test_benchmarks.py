@@ -9,7 +9,7 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from benchmarks import measure, networks, operations, report, run, training
+from benchmarks import measure, networks, operations, report, run, sites, training
 from timm_layeract.kernels import cpu
 
 pytestmark = pytest.mark.skipif(not cpu.available(), reason="the CPU kernels were not built")
@@ -33,6 +33,7 @@ def test_every_level_runs_and_is_reported(results: Path, monkeypatch: pytest.Mon
         operations, "GROWTH", {"batch": [(1, 2, 4, 4), (2, 2, 4, 4)], "side": [(1, 2, 3, 3), (1, 2, 5, 5)]}
     )
     monkeypatch.setattr(networks, "PAIRS", {"resnet20_lasilu": ("resnet20", 2, 16, 10)})
+    monkeypatch.setattr(sites, "NETWORK", ("resnet18", 2, 32))
     monkeypatch.setattr(training, "BATCH", 4)
     monkeypatch.setattr(networks, "_peak_in_a_process_of_its_own", lambda name, layout: 1_000_000)
     run.run(repetitions=3, threads=1, compiled=False, authors=None, only="")
@@ -42,6 +43,7 @@ def test_every_level_runs_and_is_reported(results: Path, monkeypatch: pytest.Mon
         "growth",
         "training step",
         "inference",
+        "sites",
         "training engine",
     }
     assert {line["name"] for line in lines} >= {"relu", "la_silu", "la_silu composite", "batch_norm + add + la_silu"}
@@ -68,6 +70,33 @@ def test_bars_compare_the_medians_they_name(results: Path) -> None:
     assert ratios["LA-SiLU / layer_norm", "32x64x56x56 contiguous"] == (1.15, 1.5)
     assert sum(ratio is not None for _, ratio in ratios.values()) == 1
     assert "| 1.15 | 1.50 ✗ |" in report.bars_table(report.load())
+
+
+def test_sites_of_a_network() -> None:
+    found = sites.find_sites("resnet50", 3, 64)
+    assert len(found) == 1 + 3 * 16
+    assert found[0].shape == (3, 64, 32, 32)
+    assert found[-1] == sites.Site((3, 2048, 2, 2), residual=True)
+    assert sum(site.residual for site in found) == 16
+    assert sum(site.residual_norm for site in found) == 4
+
+
+def test_what_a_bar_leaves_for_the_sites(results: Path) -> None:
+    def row(level: str, name: str, what: str, median: float) -> measure.Row:
+        of = dict(shape="16x3x112x112", dtype="float32", layout="contiguous", repetitions=15)
+        return measure.Row(level, name, what=what, median=median, lower_quartile=0.0, upper_quartile=0.0, **of)  # type: ignore[arg-type]
+
+    both = "forward + backward"
+    found = [row("training step", "resnet50", both, 1000.0)]
+    for what, stock, ours, copy in ((both, 60.0, 50.0, 10.0), (f"{both}, residual", 40.0, 45.0, 4.0)):
+        found += [
+            row("sites", "batch_norm + relu", what, stock),
+            row("sites", "batch_norm + la_silu", what, ours),
+            row("sites", "copy", what, copy),
+        ]
+    run.write(found, results / "results" / "cpu_sites.csv")
+    # of 970 ms the convolutions take 900; nine tensors are 4.5 copies, fourteen 7
+    assert "| 0.97 | 1000 ms | 100 ms | 70 ms | 95 ms | 73 ms |" in report.sites_table(report.load())
 
 
 def test_slope_of_a_power_law() -> None:
