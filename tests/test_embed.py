@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from timm_layeract.data.sources import ImageSplit
 from timm_layeract.errors import UserError
-from timm_layeract.manifest import over_seeds, read_manifest
+from timm_layeract.manifest import over_seeds, read_manifest, write_manifest
 from timm_layeract.training import run
 from timm_layeract.training.embed import embed_runs
 from timm_layeract.training.recipe import Recipe
@@ -44,6 +44,19 @@ def test_the_first_runs_weights_and_all_results_are_kept(runs: list[Path], tmp_p
     assert entry["test"] == results[0]["test"]
     assert entry["pretrained_cfg"]["label_names"] == list("0123456789")
     assert json.loads((tmp_path / entry["results"] / "seed22.json").read_text()) == results[1]
+
+
+def test_what_was_found_out_later_stays_with_the_weights(runs: list[Path], tmp_path: Path) -> None:
+    name = embed_runs(runs[:1], "digits", tmp_path)
+    manifest = read_manifest(tmp_path)
+    pinned = {"repo": "org/name", "revision": "a" * 40}
+    manifest[name] |= {"hub": pinned, "corrupted": {"set": "digits"}}
+    write_manifest(manifest, tmp_path)
+    embed_runs(runs, "digits", tmp_path)  # more seeds, the same weights
+    entry = read_manifest(tmp_path)[name]
+    assert (entry["hub"], entry["corrupted"], len(entry["seeds"])) == (pinned, {"set": "digits"}, 2)
+    embed_runs(runs[1:], "digits", tmp_path)
+    assert not {"hub", "corrupted"} & set(read_manifest(tmp_path)[name])
 
 
 def test_mean_and_deviation_over_seeds() -> None:

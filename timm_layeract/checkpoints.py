@@ -53,6 +53,8 @@ KEPT_CFG = (
     "classifier",
     "license",
 )
+# What a manifest's entry comes by after embedding.
+LATER = ("corrupted", "hub")
 # Above this, embedded weights are kept in float16.
 LARGE = 16 * 2**20
 # Longest side of golden inputs: networks of ours that are made for larger images take any size.
@@ -175,7 +177,8 @@ def _rebuild(model: nn.Module) -> nn.Module:
 def embed_checkpoint(model: nn.Module, tag: str, entry: dict[str, Any], directory: Path = WEIGHTS_DIR) -> str:
     """Put a trained model's weights among those that ship with the package, and its entry into the manifest.
 
-    Weights of more than 16 MiB are kept in float16.
+    Weights of more than 16 MiB are kept in float16. What was found out later of the same weights stays: their figures
+    under corruptions, where they were published.
 
     Args:
         model: timm model of a registered architecture, or one of SMP's that `smp.networks` made or loaded.
@@ -212,7 +215,10 @@ def embed_checkpoint(model: nn.Module, tag: str, entry: dict[str, Any], director
         },
         **of_smp,
     }
-    write_manifest({**read_manifest(directory), name: {**described, **entry}}, directory)
+    manifest = read_manifest(directory)
+    known = manifest.get(name, {})
+    later = {key: known[key] for key in LATER if key in known and known["sha256"] == described["sha256"]}
+    write_manifest({**manifest, name: {**described, **entry, **later}}, directory)
     return name
 
 
