@@ -34,7 +34,7 @@ from ..progress import tracked
 from ..training.engine import Trainer, process_state
 from ..training.folder import PICTURE, check_output, own_folder
 from ..training.progress import show_figures
-from ..training.recipe import load_recipe
+from ..training.recipe import CHECKPOINT_STEPS, STATISTICS_BATCHES, load_recipe
 from ..training.run import TASKS, Report, check_tracker, fit, identify, open_splits, silent, write_result
 from .distillation import Taught
 from .noise import quick_set, under_noise
@@ -44,7 +44,6 @@ from .target import target_network
 __all__ = ["RECIPES", "STATISTICS_BATCHES", "adapt"]
 
 RECIPES = {"classification": "adapt", "segmentation": "adapt_segmentation"}  # by task
-STATISTICS_BATCHES = 240
 Splits = Mapping[str, Split | MaskSplit]
 
 
@@ -62,7 +61,7 @@ def adapt(
     data_name: str | None = None,
     resume: bool = False,
     tracker: str = "none",
-    checkpoint_steps: int = 500,
+    checkpoint_steps: int = CHECKPOINT_STEPS,
     workers: int | None = None,
     progress: bool = True,
     report: Report = print,

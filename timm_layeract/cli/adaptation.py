@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from ..training.recipe import CHECKPOINT_STEPS, STATISTICS_BATCHES
 from .options import (
     BatchSize,
     CheckpointSteps,
@@ -43,7 +44,7 @@ def adapt(
     ] = True,
     statistics_batches: Annotated[
         int, typer.Option(min=0, help="Batches that BatchNorm's statistics are re-estimated on.")
-    ] = 240,
+    ] = STATISTICS_BATCHES,
     recipe: RecipeName = None,
     settings: Settings = None,
     lr: LearningRate = None,
@@ -52,7 +53,7 @@ def adapt(
     data_name: DataName = None,
     resume: Resume = False,
     tracker: Tracker = "none",
-    checkpoint_steps: CheckpointSteps = 500,
+    checkpoint_steps: CheckpointSteps = CHECKPOINT_STEPS,
     workers: Workers = None,
 ) -> None:
     """Turn a trained network into one with another activation, in a few epochs.

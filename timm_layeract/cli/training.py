@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import UserError
+from ..training.recipe import CHECKPOINT_STEPS
 from .options import (
     Adversarial,
     BatchSize,
@@ -50,7 +51,7 @@ def train(
     data_name: DataName = None,
     resume: Resume = False,
     tracker: Tracker = "none",
-    checkpoint_steps: CheckpointSteps = 500,
+    checkpoint_steps: CheckpointSteps = CHECKPOINT_STEPS,
     workers: Workers = None,
     dry_run: DryRun = False,
 ) -> None:
@@ -82,7 +83,7 @@ def finetune(
     data_name: DataName = None,
     resume: Resume = False,
     tracker: Tracker = "none",
-    checkpoint_steps: CheckpointSteps = 500,
+    checkpoint_steps: CheckpointSteps = CHECKPOINT_STEPS,
     workers: Workers = None,
     dry_run: DryRun = False,
 ) -> None:
@@ -110,7 +111,7 @@ def sweep(
     batch_size: BatchSize = None,
     data_name: DataName = None,
     tracker: Tracker = "none",
-    checkpoint_steps: CheckpointSteps = 500,
+    checkpoint_steps: CheckpointSteps = CHECKPOINT_STEPS,
     workers: Workers = None,
 ) -> None:
     """Train several networks with several seeds by one recipe.

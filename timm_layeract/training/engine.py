@@ -31,7 +31,7 @@ from .batches import Batches, Part, stream
 from .checkpointing import find_checkpoint, write_checkpoint
 from .optim import create_optimizer, create_schedule
 from .progress import EpochProgress
-from .recipe import Recipe
+from .recipe import CHECKPOINT_STEPS, Recipe
 from .tasks import Task
 
 __all__ = ["EpochRecord", "EpochTime", "Trainer", "process_state"]
@@ -89,7 +89,7 @@ class Trainer:
         val: Dataset[Any],
         output: Path,
         *,
-        checkpoint_steps: int = 500,
+        checkpoint_steps: int = CHECKPOINT_STEPS,
         workers: int = 0,
         trackers: tuple[str, ...] = (),
         progress: bool = True,

@@ -16,9 +16,12 @@ import yaml
 
 from ..errors import UserError, did_you_mean
 
-__all__ = ["TEXT_KEYS", "Recipe", "list_recipes", "load_recipe"]
+__all__ = ["CHECKPOINT_STEPS", "STATISTICS_BATCHES", "TEXT_KEYS", "Recipe", "list_recipes", "load_recipe"]
 
 RECIPES = Path(__file__).parent / "recipes"
+# Defaults of what a recipe leaves to the call: steps between checkpoints, batches for statistics when adapting.
+CHECKPOINT_STEPS = 500
+STATISTICS_BATCHES = 240
 TEXT_KEYS = ("vocab_size", "max_tokens")  # of recipes for texts only
 
 

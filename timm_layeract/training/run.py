@@ -27,7 +27,7 @@ from .engine import EpochRecord, Trainer, process_state
 from .folder import PICTURE, check_output, own_folder
 from .networks import check_model_name, create_network, describe
 from .progress import show_figures
-from .recipe import Recipe
+from .recipe import CHECKPOINT_STEPS, Recipe
 from .segmentation import Segmentation
 from .tasks import Classification
 from .text import TextClassification, check_reads_text
@@ -133,7 +133,7 @@ def train_on(
     started_from: str | None = None,
     resume: bool = False,
     tracker: str = "none",
-    checkpoint_steps: int = 500,
+    checkpoint_steps: int = CHECKPOINT_STEPS,
     workers: int | None = None,
     progress: bool = True,
     report: Report = print,
