@@ -89,9 +89,13 @@ def test_runs_are_listed_with_their_state(
     assert set(finished["test"]) == {"loss", "top1", "images"}
     with FileLock(tmp_path / "runs" / "second" / ".lock"):
         assert list_runs(tmp_path / "runs")[1]["state"] == "running"
+    (tmp_path / "runs" / "first").rename(tmp_path / "runs" / "a_first_run_of_a_long_name.seed11")
+    monkeypatch.setenv("COLUMNS", "80")
+    assert "a_first_run_of_a_long_name.seed11 " in layeract("runs", str(tmp_path / "runs"), capsys=capsys)[1]
     monkeypatch.setenv("COLUMNS", "120")
     code, out, _ = layeract("runs", str(tmp_path / "runs"), capsys=capsys)
     assert code == 0
+    out = out.replace("a_first_run_of_a_long_name.seed11", "first")
     assert [line.split()[:2] for line in out.splitlines()[1:]] == [["first", "resnet20"], ["second", "resnet20"]]
     assert "holds no runs" in layeract("runs", str(tmp_path / "data"), capsys=capsys)[2]
     assert "no folder" in layeract("runs", str(tmp_path / "absent"), capsys=capsys)[2]

@@ -60,6 +60,7 @@ def test_info(manifest: dict[str, dict[str, Any]], capsys: pytest.CaptureFixture
         "(3, 32, 32)",
         "10: airplane, automobile",
         "cifar10_fast, 72 epochs, seed 11",
+        "corrupted:      77.06 % top-1 on 10,000 images of CIFAR-10 (JPEG)",
     ):
         assert said in out
     with pytest.raises(UserError, match="did you mean"):

@@ -11,6 +11,7 @@ from ..manifest import (
     WEIGHTS_DIR,
     find_entry,
     headline,
+    over_seeds,
     read_data_sets,
     read_manifest,
     training_length,
@@ -76,6 +77,7 @@ def describe_weights(name: str) -> dict[str, Any]:
     """
     name, entry = find_entry(name, read_manifest())
     (weights,) = list_weights(name)
+    seeds, corrupted = over_seeds(entry), entry.get("corrupted")
     recipe, data, cfg = entry["recipe"], entry["data"], entry["pretrained_cfg"]
     return {
         "name": name,
@@ -92,7 +94,9 @@ def describe_weights(name: str) -> dict[str, Any]:
         "data": f"{data['name']}, {data['train_images']:,} training images",
         "terms": f"weights {cfg['license']}; data {read_data_sets()[data['name']]['license']}",
         "test": _figures(entry["test"]),
+        **({"over seeds": seeds} if seeds else {}),
         "held-out": _figures(entry["validation"]),
+        **({"corrupted": f"{corrupted['mean']['total']:.2f} % top-1 on {corrupted['set']}"} if corrupted else {}),
         "recipe": f"{recipe['name']}, {training_length(recipe)}, seed {recipe['seed']}",
         "trained": f"{entry['date']} on {entry['device']}, {entry['train_seconds'] / 3600:.1f} hours",
         "versions": ", ".join(f"{package} {version}" for package, version in entry["versions"].items()),

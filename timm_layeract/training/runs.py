@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
+from rich.table import Column, Table
 
 from ..errors import UserError
 from .folder import FolderInUseError, check_unused, flatten
@@ -41,7 +41,9 @@ def list_runs(folder: Path) -> list[dict[str, Any]]:
 
 def runs_table(folder: Path) -> Table:
     """`list_runs` for a person to read."""
-    table = Table("run", "model", "recipe", "seed", "state", "epochs", "held out", "test", box=None)
+    name = Column("run", no_wrap=True)  # the others give way to it
+    folded = (Column(head, overflow="fold") for head in ("model", "recipe"))
+    table = Table(name, *folded, "seed", "state", "epochs", "held out", "test", box=None, pad_edge=False)
     for run in list_runs(folder):
         best, test = (
             show_figures({run["monitor"]: run[part][run["monitor"]]}) if run[part] else "-" for part in ("best", "test")
