@@ -14,7 +14,7 @@ from timm_layeract.cli import app
 from timm_layeract.data.sources import ImageSplit
 from timm_layeract.errors import UserError
 from timm_layeract.training import run
-from timm_layeract.training.compare import compare_runs
+from timm_layeract.training.compare import compare_runs, comparison_table
 from timm_layeract.training.recipe import Recipe
 
 SCORES = {("resnet20", 11): 81.25, ("resnet20", 22): 83.0, ("resnet20", 33): 84.5, ("resnet20_nrelu", 11): 90.125}
@@ -66,6 +66,17 @@ def test_means_and_deviations_over_seeds(runs: list[Path], tmp_path: Path) -> No
         key: result[key] for key in ("best_epoch", "validation", "test")
     }
     assert second["versions"]["timm"] == timm.__version__
+
+
+def test_a_start_from_weights_stands_beside_one_from_scratch(runs: list[Path], tmp_path: Path) -> None:
+    tuned = tmp_path / "tuned"
+    shutil.copytree(runs[0], tuned)
+    change(tuned, started_from="resnet20.cifar10", test={"top1": 95.0})
+    table = comparison_table(compare_runs([runs[0], tuned], tmp_path / "results.json"))
+    assert [line.split("|")[1:3] for line in table.splitlines()[2:]] == [
+        [" `resnet20` ", " 81.25 "],
+        [" `resnet20` from `resnet20.cifar10` ", " 95.00 "],
+    ]
 
 
 @pytest.mark.parametrize(

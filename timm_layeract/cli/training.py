@@ -195,7 +195,9 @@ def embed(
 
 
 def compare(
-    runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs that differ in model and seed alone.")],
+    runs: Annotated[
+        list[Path], typer.Argument(help="Folders of finished runs that differ in model, start and seed alone.")
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="JSON file for the results.")],
 ) -> None:
     """Put the results of several models side by side: mean and deviation over the seeds of each.

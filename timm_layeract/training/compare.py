@@ -18,7 +18,7 @@ OF_THE_MODEL = ("model", "activations", "started_from")  # keys of a result
 
 
 def compare_runs(runs: list[Path], path: Path) -> dict[str, Any]:
-    """Collect what runs came to that differ in model and seed alone, by model, and write it.
+    """Collect what runs came to that differ in model and seed alone, by model and its start, and write it.
 
     Args:
         runs: Folders of finished runs, of one seed or several a model.
@@ -26,7 +26,7 @@ def compare_runs(runs: list[Path], path: Path) -> dict[str, Any]:
 
     Returns:
         What the file holds: ``recipe`` (without seed), ``data``, ``processes``, and ``models``: for each its name,
-        activations and ``runs``, each with seed, best epoch, figures and surroundings.
+        activations, the weights it started from and ``runs``, each with seed, best epoch, figures and surroundings.
 
     Raises:
         UserError: A run that is not finished, has no test figures, or differs from the first in more than model and
@@ -34,14 +34,14 @@ def compare_runs(runs: list[Path], path: Path) -> dict[str, Any]:
     """
     results = [read_finished(run) for run in runs]
     check_alike(runs, results, OF_THE_MODEL)
-    models: dict[str, dict[str, Any]] = {}
+    models: dict[tuple[str, str | None], dict[str, Any]] = {}
     for run, result in zip(runs, results, strict=True):
         if result["test"] is None:
             raise UserError(f"{run} has no test figures, as its data has no test split.")
         of_model = {key: result[key] for key in OF_THE_MODEL}
-        entry = models.setdefault(result["model"], {**of_model, "runs": []})
+        entry = models.setdefault((result["model"], result["started_from"]), {**of_model, "runs": []})
         seed = result["recipe"]["seed"]
-        if any(entry[key] != value for key, value in of_model.items()):
+        if entry["activations"] != result["activations"]:
             raise UserError(f"{run} is called {result['model']} like another run, but its activations are others.")
         if any(other["seed"] == seed for other in entry["runs"]):
             raise UserError(f"Two of these runs are of {result['model']} with the seed {seed}.")
@@ -60,7 +60,8 @@ def comparison_table(comparison: Mapping[str, Any]) -> str:
     for model in comparison["models"]:
         scores = [[run[part][monitor_of(run[part])] for run in model["runs"]] for part in ("test", "validation")]
         seeds = ", ".join(str(run["seed"]) for run in model["runs"])
-        rows.append([f"`{model['model']}`", *map(mean_and_deviation, scores), seeds])
+        start = f" from `{model['started_from']}`" if model["started_from"] else ""
+        rows.append([f"`{model['model']}`{start}", *map(mean_and_deviation, scores), seeds])
     figure = FIGURES[monitor_of(comparison["models"][0]["runs"][0]["test"])]
     return markdown_table(["model", f"test {figure}, %", "held out, %", "seeds"], rows)
 
