@@ -49,9 +49,9 @@ def robustness() -> str:
             comparisons = entry["corrupted"]["comparisons"]
             if comparisons and any(activation.startswith("LA") for activation in entry["activations"].values()):
                 parts += [
-                    f"`{name}` against the others, paired tests over {entry['corrupted']['networks']} seeds: p-values "
-                    f"after Holm's correction for all {len(comparisons)}, + where it is better, - where it is worse, "
-                    f"bold below {SIGNIFICANT}.",
+                    f"By how many points `{name}` differs from the others, mean over {entry['corrupted']['networks']} "
+                    f"seeds; in brackets p-values of paired tests after Holm's correction for all {len(comparisons)}, "
+                    f"bold below {SIGNIFICANT}:",
                     p_value_table(comparisons),
                 ]
     return "\n\n".join(parts)

@@ -165,7 +165,7 @@ def test_what_is_only_sometimes_known(manifest: dict[str, dict[str, Any]]) -> No
     assert "| network | clean | total | noise |" in full
     assert f"| **{NAME}** | 88.00 ± 0.25 | 61.25 ± 0.50 | 50.50 ± 1.00 |" in full
     assert "over 3 networks of each activation" in full
-    assert "| total | **0.010 +** |" in full
+    assert "| total | **+2.00 (0.010)** |" in full
     assert "89.00 ± 1.00 (3)" in full
     assert 'create_model("hf-hub:org/name", pretrained=True)' in full
     assert "a" * 40 not in full  # the card is part of the revision

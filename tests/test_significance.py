@@ -81,7 +81,7 @@ def test_table_over_reports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert first["p"] == pytest.approx(stats.ttest_rel([better[s] for s in relu], list(relu.values())).pvalue)
     assert [row["p_holm"] for row in rows] == pytest.approx(holm([row["p"] for row in rows]))
     assert "| `relu` | `silu` |" in out
-    assert "**< 1e-3 +**" in out
+    assert f"**{first['difference']:+.2f} (< 1e-3)**" in out
 
 
 def test_reports_that_cannot_be_compared(tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def cells_over_seeds(found: Mapping[str, Any]) -> list[str]:
 
 
 def p_value_table(comparisons: Sequence[Mapping[str, Any]], place: Sequence[str] = ("measure",)) -> str:
-    """Corrected p-values of one model against others, a column each, bold where they are significant.
+    """Differences of one model to others, a column each, with corrected p-values, bold where they are significant.
 
     Args:
         comparisons: What `layeract significance` computes: ``against``, ``difference``, ``p_holm`` and what says where.
@@ -66,10 +66,10 @@ def p_value_table(comparisons: Sequence[Mapping[str, Any]], place: Sequence[str]
     others = list(dict.fromkeys(row["against"] for row in comparisons))
     cells: dict[tuple[str, ...], dict[str, str]] = {}
     for row in comparisons:
-        shown = "< 1e-3" if row["p_holm"] < 1e-3 else f"{row['p_holm']:.3f}"
-        marked = f"{shown} {'+' if row['difference'] > 0 else '-'}"
+        p = "< 1e-3" if row["p_holm"] < 1e-3 else f"{row['p_holm']:.3f}"
+        shown = f"{row['difference']:+.2f} ({p})"
         found = cells.setdefault(tuple(row[key] for key in place), {})
-        found[row["against"]] = f"**{marked}**" if row["p_holm"] < SIGNIFICANT else marked
+        found[row["against"]] = f"**{shown}**" if row["p_holm"] < SIGNIFICANT else shown
     rows = [[*where, *(found.get(other, "-") for other in others)] for where, found in cells.items()]
     return markdown_table([*place, *(f"`{other}`" for other in others)], rows)
 

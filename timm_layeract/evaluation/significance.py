@@ -169,7 +169,7 @@ def _by_seed(model: Mapping[str, Any]) -> dict[int, dict[str, float]]:
 
 
 def markdown(result: Mapping[str, Any]) -> str:
-    """p-values with a column for each competitor, and every comparison in full."""
+    """Differences and p-values with a column for each competitor, and every comparison in full."""
     rows = result["comparisons"]
     full = [
         [row["measure"], f"`{row['against']}`", str(row["pairs"]), f"{row['difference']:+.2f}",
@@ -179,9 +179,9 @@ def markdown(result: Mapping[str, Any]) -> str:
     ]  # fmt: skip
     head = ["measure", "against", "pairs", "difference", "95 % interval", "test", "p", "p (Holm)", "effect"]
     return (
-        f"# Significance of `{result['model']}`\n\np-values after Holm's correction for {len(rows)} comparisons; "
-        f"+ where `{result['model']}` is better, - where it is worse, bold below {result['level']}.\n\n"
+        f"# Significance of `{result['model']}`\n\nBy how many points of accuracy it differs from the others; in "
+        f"brackets p-values after Holm's correction for all {len(rows)} comparisons, bold below {result['level']}.\n\n"
         f"{p_value_table(rows, ('report', 'measure'))}\n\n"
-        "Differences are in points of accuracy. The effect is Cohen's d of the paired differences, or the "
+        "The effect is Cohen's d of the paired differences, or the "
         f"rank-biserial correlation beside Wilcoxon's test.\n\n{markdown_table(head, full)}\n"
     )
