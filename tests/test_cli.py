@@ -10,6 +10,7 @@ import timm
 from accelerate.tracking import GeneralTracker
 from filelock import FileLock
 
+import timm_layeract
 from tests.test_sources import parquet
 from timm_layeract import cli
 from timm_layeract.data.sources import ImageSplit
@@ -32,18 +33,7 @@ def layeract(*arguments: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, 
     return int(stop.value.code or 0), captured.out, captured.err
 
 
-COMMANDS = (
-    "train",
-    "finetune",
-    "recipes",
-    "r-score",
-    "convergence",
-    "robustness",
-    "corrupt",
-    "significance",
-    "shifts",
-    "analyze",
-)
+COMMANDS = [command.name for command in cli.app.registered_commands] + ["analyze"]
 
 
 @pytest.mark.parametrize("command", [[], *([command] for command in COMMANDS)])
@@ -53,6 +43,12 @@ def test_help_teaches(command: list[str], capsys: pytest.CaptureFixture[str]) ->
     assert "layeract" in out
     if command and command[0] != "recipes":
         assert "Example" in out
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = layeract("--version", capsys=capsys)
+    assert code == 0
+    assert out.startswith(f"timm-layeract {timm_layeract.__version__} (timm {timm.__version__}, torch ")
 
 
 def test_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,7 +1,9 @@
 """The `layeract` command: one file a group of subcommands, each subcommand one call into the package."""
 
 import sys
-from typing import NoReturn
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -23,32 +25,32 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
-    help="Layer-level activations for timm: train, tune and use networks that run them, get and publish trained ones.",
 )
-COMMANDS = (
-    *(
-        train,
-        finetune,
-        sweep,
-        adapt,
-        recipes,
-        runs,
-        embed,
-        compare,
-        predict,
-        list_,
-        info,
-        download,
-        convert,
-        publish,
-        r_score,
-        convergence,
-    ),
-    *(robustness, corrupt, significance, shifts),
-)
-for command in COMMANDS:
-    app.command(command.__name__.rstrip("_").replace("_", "-"))(command)
-app.add_typer(analyze, name="analyze")
+PANELS: dict[str, tuple[Callable[..., None], ...]] = {
+    "Train": (train, finetune, adapt, sweep, recipes, runs, compare),
+    "Trained networks": (list_, info, download, convert, predict, publish, embed),
+    "Measure": (robustness, corrupt, significance, shifts, r_score, convergence),
+}
+for panel, commands in PANELS.items():
+    for command in commands:
+        app.command(command.__name__.rstrip("_").replace("_", "-"), rich_help_panel=panel)(command)
+app.add_typer(analyze, name="analyze", rich_help_panel="Measure")
+
+
+def print_version(asked: bool) -> None:
+    """Print the versions that a report of a fault should name, and exit."""
+    if asked:
+        typer.echo(f"timm-layeract {version('timm-layeract')} (timm {version('timm')}, torch {version('torch')})")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    asked: Annotated[
+        bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print versions and exit.")
+    ] = False,
+) -> None:
+    """Layer-level activations for timm: train, tune and use networks that run them, get and publish trained ones."""
 
 
 def main() -> NoReturn:
