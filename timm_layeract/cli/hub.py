@@ -25,10 +25,10 @@ def list_(
     found = list_weights(pattern)
     if not found:
         raise UserError(f"No trained weights match {pattern!r}; `layeract list` shows all.")
-    table = Table(Column("name", no_wrap=True), "data", "test", "parameters", "file", "where", box=None, pad_edge=False)
+    table = Table(Column("name", no_wrap=True), "data", "test", "params", "file", "where", box=None, pad_edge=False)
     for each in found:
         size = f"{each.bytes / 2**20:.1f} MiB"
-        table.add_row(each.name, each.data, each.test, f"{each.parameters:,}", size, each.place)
+        table.add_row(each.name, each.data, each.test, f"{each.parameters / 1e6:.2f} M", size, each.place)
     Console().print(table)
 
 
