@@ -36,7 +36,19 @@ def test_list(manifest: dict[str, dict[str, Any]], capsys: pytest.CaptureFixture
     row = next(line for line in lines if line.startswith(NAME))
     entry = manifest[NAME]
     assert row.split() == [
-        *(NAME, "CIFAR-10", "(JPEG)", f"{entry['test']['top1']:.2f}", "%", "top-1", "0.27", "M", "1.0", "MiB", "package")
+        *(
+            NAME,
+            "CIFAR-10",
+            "(JPEG)",
+            f"{entry['test']['top1']:.2f}",
+            "%",
+            "top-1",
+            "0.27",
+            "M",
+            "1.0",
+            "MiB",
+            "package",
+        )
     ]
     entry["hub"] = {"repo": "org/name", "revision": "a" * 40}
     manifest["resnet20.cifar10"]["file"] = "gone.safetensors"
