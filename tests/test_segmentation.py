@@ -151,12 +151,17 @@ def test_a_segmentation_network_is_no_classifier() -> None:
         Classification(network(), load_recipe("cifar10_fast"))
 
 
-def test_command_line(tmp_path: Path) -> None:
+def folder_of_discs(folder: Path) -> Path:
     for kind in ("images", "masks"):
-        (tmp_path / "data" / kind).mkdir(parents=True)
+        (folder / kind).mkdir(parents=True)
     for index, (image, mask) in enumerate(discs(20)):
-        Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / "data" / "images" / f"{index}.png")
-        Image.fromarray(255 * mask.numpy()).save(tmp_path / "data" / "masks" / f"{index}.png")
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / "images" / f"{index}.png")
+        Image.fromarray(255 * mask.numpy()).save(folder / "masks" / f"{index}.png")
+    return folder
+
+
+def test_command_line(tmp_path: Path) -> None:
+    folder_of_discs(tmp_path / "data")
     options = ["--epochs", "1", "--batch-size", "9", "--set", "image_size=[16,16]", "--set", "mixed_precision=no"]
     command = ["train", "-m", "unet_nobn_lasilu", "-d", str(tmp_path / "data"), "-o", str(tmp_path / "run")]
     done = CliRunner().invoke(app, [*command, "--task", "segmentation", *options], catch_exceptions=False)
@@ -166,6 +171,20 @@ def test_command_line(tmp_path: Path) -> None:
     assert result["data"]["train_sha256"] == load_mask_splits(str(tmp_path / "data"), False)["train"].sha256()
     with pytest.raises(UserError, match=r"cifar10_fast is for classification; for segmentation: .*segmentation_fast"):
         CliRunner().invoke(app, [*command, "--task", "segmentation", "-r", "cifar10_fast"], catch_exceptions=False)
+
+
+def test_fine_tuning_starts_from_what_the_nuclei_taught(tmp_path: Path) -> None:
+    data = folder_of_discs(tmp_path / "data")
+    short = ["-d", str(data), "--task", "segmentation", "--epochs", "2", "--set", "image_size=[32,32]"]
+    found = {}
+    for command, recipe in (("train", ["-r", "finetune_segmentation"]), ("finetune", [])):
+        run_folder = tmp_path / command
+        arguments = [command, "-m", "unet_lasilu", *short, *recipe, "-o", str(run_folder)]
+        assert CliRunner().invoke(app, arguments, catch_exceptions=False).exit_code == 0
+        result = json.loads((run_folder / "result.json").read_text())
+        assert result["recipe"]["name"] == "finetune_segmentation"
+        found[command] = result["validation"]["iou"]
+    assert found["finetune"] > 80 > found["train"]
 
 
 def test_the_papers_recipe_is_the_papers() -> None:

@@ -131,3 +131,10 @@ def test_refusals(tmp_path: Path, digits: ImageSplit) -> None:
     datasets.Dataset.from_dict({"label": [1, 2]}).to_parquet(str(plain / "train.parquet"))
     with pytest.raises(UserError, match="no image column"):
         load_splits(str(plain), (8, 8))
+    masked = tmp_path / "masked"
+    masked.mkdir()
+    features = datasets.Features(image=datasets.Image(), mask=datasets.Image())
+    columns = {name: [Image.new("L", (8, 8))] for name in features}
+    datasets.Dataset.from_dict(columns, features).to_parquet(str(masked / "train.parquet"))
+    with pytest.raises(UserError, match=r"columns are image, mask\. Images with masks need --task segmentation"):
+        load_splits(str(masked), (8, 8))

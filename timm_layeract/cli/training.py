@@ -3,6 +3,7 @@
 Each is one call into `training`, imported when it runs.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,7 +33,9 @@ from .options import (
     parse_numbers,
 )
 
-DEFAULT_RECIPES = {"segmentation": "segmentation_fast", "text": "imdb_textrcnn"}  # by task
+# By task, the first of them without one.
+TRAINING = {"classification": "cifar10_resnet", "segmentation": "segmentation_fast", "text": "imdb_textrcnn"}
+FINE_TUNING = {"classification": "finetune", "segmentation": "finetune_segmentation"}
 
 
 def train(
@@ -65,7 +68,8 @@ def train(
     overrides = dict(epochs=epochs, lr=lr, adversarial=adversarial, batch_size=batch_size, seed=seed)
     logistics = dict(resume=resume, tracker=tracker, checkpoint_steps=checkpoint_steps, workers=workers)
     what = dict(num_classes=num_classes, pretrained=False)
-    _train(model, data, output, task, recipe, settings, overrides, what, dry_run, data_name=data_name, **logistics)
+    chosen = _recipe(recipe, task, TRAINING, settings, overrides)
+    _train(model, data, output, chosen, what, dry_run, data_name=data_name, **logistics)
 
 
 def finetune(
@@ -73,7 +77,7 @@ def finetune(
     data: Data,
     output: Output = None,
     task: Task = None,
-    recipe: RecipeName = "finetune",
+    recipe: RecipeName = None,
     settings: Settings = None,
     epochs: Epochs = None,
     lr: LearningRate = None,
@@ -89,13 +93,15 @@ def finetune(
 ) -> None:
     """Fine-tune a pretrained network on other data, with a new head where the classes differ.
 
+    By the recipe finetune; for images with masks (--task segmentation) finetune_segmentation.
+
     Example: `layeract finetune -m resnet20_lasilu -d my/images -o runs/mine`. The model may also be `hf-hub:ORG/NAME`
     or `local-dir:FOLDER`.
     """
     overrides = dict(epochs=epochs, lr=lr, adversarial=adversarial, batch_size=batch_size, seed=seed)
     logistics = dict(resume=resume, tracker=tracker, checkpoint_steps=checkpoint_steps, workers=workers)
-    what = dict(pretrained=True)
-    _train(model, data, output, task, recipe, settings, overrides, what, dry_run, data_name=data_name, **logistics)
+    chosen = _recipe(recipe, task, FINE_TUNING, settings, overrides)
+    _train(model, data, output, chosen, dict(pretrained=True), dry_run, data_name=data_name, **logistics)
 
 
 def sweep(
@@ -126,7 +132,7 @@ def sweep(
 
     from ..training.sweep import sweep as run
 
-    chosen = _recipe(recipe, task, settings, dict(epochs=epochs, lr=lr, batch_size=batch_size))
+    chosen = _recipe(recipe, task, TRAINING, settings, dict(epochs=epochs, lr=lr, batch_size=batch_size))
     run(
         models,
         parse_numbers("--seeds", seeds),
@@ -215,10 +221,7 @@ def _train(
     model: str,
     data: str,
     output: Path | None,
-    task: str | None,
-    recipe: str | None,
-    settings: list[str] | None,
-    overrides: dict[str, Any],
+    recipe: Any,
     what: dict[str, Any],
     dry_run: bool,
     **options: Any,
@@ -228,20 +231,25 @@ def _train(
     from ..training.dry_run import dry_run as describe
     from ..training.run import train as run
 
-    resolved = _recipe(recipe, task, settings, overrides)
     if dry_run:
-        typer.echo(describe(model, resolved, data, **what))
+        typer.echo(describe(model, recipe, data, **what))
     elif output is None:
         raise UserError("Say where the run goes with --output FOLDER, or try it with --dry-run.")
     else:
-        run(model, resolved, data, output, **what, **options)
+        run(model, recipe, data, output, **what, **options)
 
 
-def _recipe(recipe: str | None, task: str | None, settings: list[str] | None, overrides: dict[str, Any]) -> Any:
+def _recipe(
+    recipe: str | None,
+    task: str | None,
+    defaults: Mapping[str, str],
+    settings: list[str] | None,
+    overrides: dict[str, Any],
+) -> Any:
     """The recipe that is asked for, by name or by task, with what is to be otherwise in it."""
     from ..training.recipe import list_recipes, load_recipe
 
-    recipe = recipe or DEFAULT_RECIPES.get(task or "", "cifar10_resnet")
+    recipe = recipe or defaults.get(task or "", next(iter(defaults.values())))
     resolved = load_recipe(recipe, **recipe_changes(settings, overrides))
     if task not in (None, resolved.task):
         fitting = [name for name in list_recipes() if load_recipe(name).task == task]

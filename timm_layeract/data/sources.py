@@ -230,7 +230,10 @@ def _column(split: datasets.Dataset, source: str, kind: type, what: str) -> str:
     """Name of the one column of a feature type."""
     names = [name for name, feature in split.features.items() if isinstance(feature, kind)]
     if not names:
-        raise UserError(f"{source} has no {what} column ({kind.__name__}); its columns are {list(split.features)}.")
+        hint = " Images with masks need --task segmentation." if "mask" in split.features else ""
+        raise UserError(
+            f"{source} has no {what} column ({kind.__name__}); its columns are {', '.join(split.features)}.{hint}"
+        )
     return names[0]
 
 
