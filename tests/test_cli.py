@@ -63,10 +63,11 @@ def test_a_dry_run_tells_what_would_be_and_leaves_nothing(
     parquet(tmp_path / "data", digits, {"train": 100, "test": 30})
     monkeypatch.chdir(tmp_path)
     arguments = ["-m", "resnet20_lasilu", "-d", "data", "--epochs", "3", "--batch-size", "16"]
-    code, out, _ = layeract("train", *arguments, "--set", "image_size=[8, 8]", "--dry-run", capsys=capsys)
+    sizes = ["--set", "image_size=[8, 8]", "--set", "progressive_sizes=[[0.5, 4]]"]
+    code, out, _ = layeract("train", *arguments, *sizes, "--dry-run", capsys=capsys)
     assert code == 0
     for words in ("batch_size: 16", "269,722 parameters", "90 images to train on, 10 held out, 30 to test on, at 8x8",
-                  "15 in 3 epochs of 5", "images/s"):  # fmt: skip
+                  "15 in 3 epochs of 5", "measured on 6 steps of each size"):  # fmt: skip
         assert words in out
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
 

@@ -8,6 +8,7 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from torchvision.transforms.functional import pil_to_tensor
 
 from timm_layeract.data.augment import normalize
 from timm_layeract.data.sources import ImageSplit, holdout
@@ -131,6 +132,31 @@ def test_random_erasing_blanks_rectangles_of_training_images_only(tmp_path: Path
     list(engine(model, RECIPE.replace(random_erasing=0.9), train, validation, tmp_path).fit())
     # standardised images are never exactly 0 but where they were erased
     assert all((blank > 0.05) == training for training, blank in seen)
+
+
+def test_training_images_grow(tmp_path: Path, digits: ImageSplit) -> None:
+    sizes: dict[bool, list[int]] = {True: [], False: []}
+    model = network()
+    model.register_forward_pre_hook(lambda module, inputs: sizes[module.training].append(inputs[0].shape[-1]))
+    recipe = RECIPE.replace(epochs=4, batch_size=90, progressive_sizes=[[0.3, 4], [0.75, 6]])
+    start(digits, tmp_path / "run", recipe, model=model)
+    assert sizes[True] == [4] * 4 + [6] * 2 + [8] * 2
+    assert {*sizes[False]} == {8}
+
+
+def test_smaller_images_are_the_same_images(tmp_path: Path, digits: ImageSplit) -> None:
+    seen: list[torch.Tensor] = []
+    model, (train, val) = network(), split(digits)
+    model.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    recipe = RECIPE.replace(epochs=1, batch_size=200, padding=0, progressive_sizes=[[0.5, 4]])
+    trainer = engine(model, recipe, train, val, tmp_path)
+    next(trainer.steps(0, 0, 1))
+    order = trainer.batches.parts(0, 0, 1)
+    rows = next(iter(order)).indices
+    pictures = [Image.fromarray(train.images[row].permute(1, 2, 0).numpy()) for row in rows]
+    small = torch.stack([pil_to_tensor(each.resize((4, 4), Image.Resampling.BILINEAR)) for each in pictures])
+    expected = normalize(small, trainer.task.mean, trainer.task.std)  # type: ignore[attr-defined]
+    torch.testing.assert_close(seen[0], expected, atol=2.5 / 255 / 0.2, rtol=0)
 
 
 def test_refusals_leave_nothing_behind(tmp_path: Path, digits: ImageSplit) -> None:

@@ -21,10 +21,12 @@ def dry_run(
     task = TASKS[recipe.task](model, recipe, splits["train"])
     parameters = sum(parameter.numel() for parameter in model.parameters())
     trainer = Trainer(model, recipe, task, training, validation, Path(), workers=splits["train"].workers)
-    seconds = trainer.time_step(steps)
+    sides = [recipe.training_side(epoch / trainer.epochs) for epoch in range(trainer.epochs)]
+    seconds = {side: trainer.time_step(steps, sides.index(side)) for side in dict.fromkeys(sides)}
     # Images are evaluated in about a third of the time of training on them.
     evaluated = trainer.epochs * len(validation) + (len(splits["test"]) if "test" in splits else 0)
-    total = seconds * (trainer.total_steps + evaluated / recipe.batch_size / 3)
+    trained = sum(seconds[side] for side in sides) * trainer.total_steps / trainer.epochs
+    total = trained + seconds[sides[-1]] * evaluated / recipe.batch_size / 3
     lines = [f"{key}: {value}" for key, value in recipe.to_dict().items() if value is not None]
     return "\n".join(
         [
@@ -35,6 +37,7 @@ def dry_run(
             f"{len(splits['test']) if 'test' in splits else 0:,} to test on, {task.extent}",
             f"steps       {trainer.total_steps:,} in {trainer.epochs} epochs of {trainer.batches.steps:,}",
             f"time        about {timedelta(seconds=round(total))} (h:mm:ss) on {trainer.accelerator.device} "
-            f"({recipe.batch_size / seconds:.0f} {task.samples}/s, measured on {steps} steps)",
+            f"({recipe.batch_size * trainer.total_steps / trained:.0f} {task.samples}/s, measured on {steps} steps of "
+            f"each size)",
         ]
     )

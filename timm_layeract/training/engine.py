@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms.functional import resize
 
 from ..checkpoints import save_weights
 from ..data.augment import SampleRandom
@@ -207,10 +208,10 @@ class Trainer:
             random = SampleRandom(stream(self.recipe.seed, 0, part.step), self.recipe.batch_size, part.rows)
             yield self._lay_out(self.task.inputs(batch, random)[0])
 
-    def time_step(self, steps: int) -> float:
+    def time_step(self, steps: int, epoch: int = 0) -> float:
         """Median seconds of a training step, after two to warm up; leaves the network trained by them."""
         taken, started = [], time.perf_counter()
-        for _ in self.steps(0, 0, min(steps + 2, self.batches.steps)):
+        for _ in self.steps(epoch, 0, min(steps + 2, self.batches.steps)):
             taken.append(time.perf_counter() - started)
             started = time.perf_counter()
         return statistics.median(taken[2:] or taken)
@@ -257,7 +258,10 @@ class Trainer:
         """Train the steps [first, end) of an epoch, pausing after each."""
         self.model.train()
         parts = self.batches.parts(epoch, first, end)
+        side = self.recipe.training_side(epoch / self.epochs)
         for part, batch in zip(parts, self._load(self.train_data, [p.indices for p in parts]), strict=True):
+            if side:
+                batch = (resize(batch[0], side), *batch[1:])
             self.sums = _add(self.sums, self._part(epoch, part, batch))
             if part.last:
                 self._optimizer_step()

@@ -55,6 +55,8 @@ class Recipe:
         channels_last: Memory format of the network.
         sync_batch_norm: BatchNorm over the images of all processes; on GPUs, or in a fused network.
         image_size: (H, W) of the input, None for the model's own.
+        progressive_sizes: Smaller training images at first (progressive learning, Tan & Le 2021): pairs of the fraction
+            of the epochs that they are used up to, and their shorter side; then, and in evaluation, `image_size`.
         ten_crop: (H, W) that test images are resized to, of which ten crops of the input's size are averaged (corners
             and centre, and mirrored; Krizhevsky et al. 2012); None for one look at the whole image.
         padding: Pixels of padding for the random crop.
@@ -91,6 +93,7 @@ class Recipe:
     channels_last: bool = False
     sync_batch_norm: bool = False
     image_size: tuple[int, int] | None = None
+    progressive_sizes: tuple[tuple[float, int], ...] = ()
     ten_crop: tuple[int, int] | None = None
     padding: int = 4
     flip: bool = True
@@ -118,6 +121,16 @@ class Recipe:
                 raise UserError(f"Recipe {self.name}: {name} must lie in [0, 1), got {getattr(self, name)}.")
         if any(not 0 <= milestone < 1 for milestone in self.milestones):
             raise UserError(f"Recipe {self.name}: milestones are fractions of the run in [0, 1).")
+        ends = [end for end, _ in self.progressive_sizes]
+        if ends != sorted({*ends}) or any(not 0 < end < 1 or side < 1 for end, side in self.progressive_sizes):
+            raise UserError(
+                f"Recipe {self.name}: progressive_sizes are pairs such as [[0.4, 32], [0.7, 48]]: rising fractions of "
+                f"the run in (0, 1), and sides in pixels."
+            )
+
+    def training_side(self, done: float) -> int | None:
+        """Shorter side of training images after a fraction of the epochs, None for that of `image_size`."""
+        return next((side for end, side in self.progressive_sizes if done < end), None)
 
     def replace(self, **changes: Any) -> "Recipe":
         """A copy with some values changed, checked like a file's."""
@@ -125,9 +138,9 @@ class Recipe:
 
     def refuse(self, task: str, keys: Iterable[str]) -> None:
         """Refuse (UserError) keys that a task would ignore, where they ask for something."""
-        asked = [key for key in keys if getattr(self, key) not in (None, False, 0, "none")]
+        asked = [key for key in keys if getattr(self, key) not in (None, False, 0, "none", ())]
         if asked:
-            raise UserError(f"Recipe {self.name}: {asked[0]} is not for {task}; set it to 0, null, false or none.")
+            raise UserError(f"Recipe {self.name}: {asked[0]} is not for {task}; set it to 0, null, false, none or [].")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as JSON holds them in results; `recipe_from_dict` reads them back."""

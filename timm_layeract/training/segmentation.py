@@ -91,7 +91,14 @@ class Segmentation:
         self.flip = recipe.flip
         if self.input_size[0] != self.input_size[1]:
             raise UserError(f"Recipe {recipe.name}: image_size of segmentation is a square, not {self.input_size}.")
-        classification = ("label_smoothing", "random_erasing", "ten_crop", "padding", "adversarial")
+        classification = (
+            "label_smoothing",
+            "random_erasing",
+            "progressive_sizes",
+            "ten_crop",
+            "padding",
+            "adversarial",
+        )
         recipe.refuse("segmentation", (*classification, *TEXT_KEYS))
         _check_dense(model)
         self.stride: int = model.feature_info[-1]["reduction"]  # type: ignore[index,assignment]

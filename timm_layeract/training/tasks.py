@@ -112,6 +112,8 @@ class Classification:
         if isinstance(model, TextRCNN):
             raise UserError(f"{type(model).__name__} reads texts, not images: layeract train --task text trains it.")
         recipe.refuse("images", TEXT_KEYS)
+        if (getattr(model, "pretrained_cfg", None) or {}).get("fixed_input_size"):
+            recipe.refuse("a network for images of one size", ("progressive_sizes",))
         self.model, self.recipe = model, recipe
         data_config = resolve_model_data_config(model)
         self.mean, self.std = data_config["mean"], data_config["std"]

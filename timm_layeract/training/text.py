@@ -17,7 +17,16 @@ from .tasks import Classification, check_labels
 
 __all__ = ["TextClassification", "check_reads_text"]
 
-IMAGE_KEYS = ("image_size", "ten_crop", "padding", "flip", "random_erasing", "adversarial", "channels_last")
+IMAGE_KEYS = (
+    "image_size",
+    "progressive_sizes",
+    "ten_crop",
+    "padding",
+    "flip",
+    "random_erasing",
+    "adversarial",
+    "channels_last",
+)
 
 
 class TextClassification(Classification):
