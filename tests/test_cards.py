@@ -196,7 +196,7 @@ def test_fine_tuned_weights_name_where_they_started(
     [
         {},
         {"epochs": 3, "padding": 0, "mixed_precision": "no", "image_size": (48, 40), "seed": 5},
-        {"steps": 700, "schedule": "multistep", "milestones": (0.25, 0.5)},
+        {"steps": 700, "schedule": "multistep", "milestones": (0.25, 0.5), "progressive_sizes": ((0.5, 16),)},
     ],
 )
 def test_the_command_repeats_the_recipe_with_all_that_was_changed(
