@@ -7,6 +7,8 @@ import json
 import sys
 from pathlib import Path
 
+from segmentation_table import table as segmentation_table
+
 from timm_layeract.adaptation.report import adaptations_table
 from timm_layeract.evaluation.plots import plot_categories
 from timm_layeract.evaluation.report import provenance, summary_table
@@ -19,6 +21,7 @@ README = ROOT / "README.md"
 IMAGES = ROOT / "docs" / "images"
 COMPARISONS = ROOT / "docs" / "results"
 ADAPTATIONS = COMPARISONS / "adapted"
+SEGMENTATION = COMPARISONS / "segmentation" / "table14.json"
 
 
 def models() -> str:
@@ -74,13 +77,24 @@ def comparisons() -> str:
     return "\n\n".join(parts) or "None yet."
 
 
+def segmentation() -> str:
+    """The paper's table 14 again, from what `scripts/segmentation_table.py` wrote."""
+    return segmentation_table(json.loads(SEGMENTATION.read_text()))
+
+
 def adaptations() -> str:
     """What `layeract adapt` came to, from the result.json of each run."""
     found = [json.loads(path.read_text()) for path in sorted(ADAPTATIONS.glob("*.json"))]
     return adaptations_table(found) if found else "None yet."
 
 
-TABLES = {"models": models, "robustness": robustness, "comparisons": comparisons, "adaptations": adaptations}
+TABLES = {
+    "models": models,
+    "robustness": robustness,
+    "comparisons": comparisons,
+    "segmentation": segmentation,
+    "adaptations": adaptations,
+}
 
 
 def main() -> None:
