@@ -33,7 +33,7 @@ from .options import (
     parse_numbers,
 )
 
-# By task, the first of them without one.
+# By task; that of classification without one.
 TRAINING = {"classification": "cifar10_resnet", "segmentation": "segmentation_fast", "text": "imdb_textrcnn"}
 FINE_TUNING = {"classification": "finetune", "segmentation": "finetune_segmentation"}
 
@@ -249,7 +249,7 @@ def _recipe(
     """The recipe that is asked for, by name or by task, with what is to be otherwise in it."""
     from ..training.recipe import list_recipes, load_recipe
 
-    recipe = recipe or defaults.get(task or "", next(iter(defaults.values())))
+    recipe = recipe or defaults.get(task or "classification", defaults["classification"])
     resolved = load_recipe(recipe, **recipe_changes(settings, overrides))
     if task not in (None, resolved.task):
         fitting = [name for name in list_recipes() if load_recipe(name).task == task]
