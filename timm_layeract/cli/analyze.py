@@ -6,17 +6,13 @@ from typing import Annotated
 import typer
 
 from .evaluation import Limit, Models, Seeds
-from .options import Data, parse_numbers
+from .options import Data, Digits, parse_numbers
 
 app = typer.Typer(
     no_args_is_help=True,
     help="The papers' analyses, each written as JSON and PNG. Example: `layeract analyze shapes -o analyses`",
 )
 Folder = Annotated[Path, typer.Option("--output", "-o", help="Folder for the JSON and PNG files.")]
-Digits = Annotated[
-    str | None,
-    typer.Option("--data", "-d", help="MNIST as a folder or on the Hub (ylecun/mnist); 5,000 digits if left out."),
-]
 Names = Annotated[str | None, typer.Option(help="Only these activations, with commas.")]
 Images = Annotated[int, typer.Option("--limit", min=2, help="Number of images, which run at once.")]
 

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from ..errors import UserError
-from .options import Data
+from .options import Digits
 
 
 def r_score(
@@ -33,8 +33,8 @@ def r_score(
 
 
 def convergence(
-    data: Data,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for table, figure and finished runs.")],
+    data: Digits = None,
     act: Annotated[
         list[str] | None,
         typer.Option("--act", "-a", help="Suffix of a lenet5_ name, or relu; may be repeated. Those of table 1."),

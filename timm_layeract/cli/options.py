@@ -26,6 +26,10 @@ Data = Annotated[
         "or a data set with the columns text and label, or a folder of train/CLASS/*.txt or CLASS/*.txt.",
     ),
 ]
+Digits = Annotated[
+    str | None,
+    typer.Option("--data", "-d", help="MNIST as a folder or on the Hub (ylecun/mnist); 5,000 digits if left out."),
+]
 Output = Annotated[
     Path | None, typer.Option("--output", "-o", help="New folder for log, checkpoints, model and result.")
 ]

@@ -23,7 +23,7 @@ from ..training.recipe import Recipe
 from ..training.run import train_on
 from .variance import VarianceRecorder
 
-__all__ = ["TABLE_1", "Settings", "compare_convergence"]
+__all__ = ["TABLE_1", "Settings", "compare_convergence", "convergence_table"]
 
 TABLE_1 = ("tanh", "lrelu", "elu", "selu", "relu", "relugpn", "nrelu", "silu", "nswish")
 # Plain SGD at one learning rate for all, as in section 3.1, which gives neither it nor the batch size: these are ours.
@@ -79,14 +79,14 @@ def network_name(activation: str) -> str:
 
 
 def compare_convergence(
-    data: str, output: Path, settings: Settings, progress: bool = True, report: Callable[[str], None] = print
+    data: str | None, output: Path, settings: Settings, progress: bool = True, report: Callable[[str], None] = print
 ) -> list[dict[str, Any]]:
     """Train all runs, and write table and figures: convergence.json, convergence.md, convergence.png.
 
     Every finished run is kept in ``output/runs`` and not repeated when the command is called again.
 
     Args:
-        data: Parquet folder, image folder or Hub data set id, such as ``ylecun/mnist``.
+        data: Parquet folder, image folder or Hub data set id, such as ``ylecun/mnist``; None for `data.digits`.
         output: Folder, made if need be.
         settings: What to compare.
         progress: Show progress bars.
@@ -98,8 +98,7 @@ def compare_convergence(
     Raises:
         UserError: Unreadable data, or runs in `output` that were made with other settings or data.
     """
-    size = timm.get_pretrained_cfg("lenet5").input_size[1:]  # type: ignore[union-attr]
-    train = load_splits(data, size, progress=progress)["train"]
+    train, called = _open(data, progress)
     (output / "runs").mkdir(parents=True, exist_ok=True)
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in settings.activations}
     for seed in settings.seeds:
@@ -108,18 +107,28 @@ def compare_convergence(
             best = max(runs[name][-1]["top1"])
             report(f"{name:8} seed {seed:3d}: best held-out top-1 {best:.2f} %")
     rows = [_row(name, runs[name], settings) for name in settings.activations]
-    table = _markdown(rows, settings)
     result = {
-        "data": Path(data).name,
+        "data": called,
         "recipe": settings.recipe.to_dict(),
         "threshold": settings.threshold,
         "rows": rows,
     }
+    table = convergence_table(result)
     (output / "convergence.json").write_text(json.dumps(result, indent=2) + "\n")
     (output / "convergence.md").write_text(table + "\n")
     _plot(runs, output / "convergence.png")
     report(table)
     return rows
+
+
+def _open(data: str | None, progress: bool) -> tuple[Split, str]:
+    """The images to train on, and what results call them."""
+    if data is None:
+        from ..data.digits import DIGITS, digit_splits  # needs what other data does not
+
+        return digit_splits()["train"], DIGITS
+    size = timm.get_pretrained_cfg("lenet5").input_size[1:]  # type: ignore[union-attr]
+    return load_splits(data, size, progress=progress)["train"], Path(data).name
 
 
 def _run(activation: str, recipe: Recipe, train: Split, folder: Path, progress: bool) -> dict[str, Any]:
@@ -161,20 +170,20 @@ def _row(activation: str, runs: Sequence[Mapping[str, Any]], settings: Settings)
     }
 
 
-def _markdown(rows: Sequence[Mapping[str, Any]], settings: Settings) -> str:
-    """Table 1 in Markdown."""
-    epochs = [f"under {settings.threshold:g} % at {epoch}" for epoch in settings.checkpoints]
+def convergence_table(result: Mapping[str, Any]) -> str:
+    """Table 1 in Markdown, and how it was made, from what convergence.json holds."""
+    rows, recipe, threshold = result["rows"], result["recipe"], f"{result['threshold']:g} %"
+    head = ["activation", "runs", "mean", "median", *(f"under {threshold} at {epoch}" for epoch in rows[0]["under"])]
     lines = [
-        [
-            row["activation"],
-            str(row["runs"]),
-            f"{row['mean']:.2f}",
-            f"{row['median']:.2f}",
-            *map(str, row["under"].values()),
-        ]
+        [row["activation"], row["runs"], f"{row['mean']:.2f}", f"{row['median']:.2f}", *row["under"].values()]
         for row in rows
     ]
-    return markdown_table(["activation", "runs", "mean", "median", *epochs], lines)
+    return (
+        f"{markdown_table(head, [list(map(str, line)) for line in lines])}\n\n"
+        f"LeNet-5 on {result['data']}: held-out top-1 in %, the best of {recipe['epochs']} epochs by SGD with learning "
+        f"rate {recipe['lr']:g} and batches of {recipe['batch_size']}; then how many runs had not reached {threshold} "
+        f"by an epoch."
+    )
 
 
 def _plot(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:

