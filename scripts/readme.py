@@ -12,7 +12,7 @@ from segmentation_table import table as segmentation_table
 from timm_layeract.adaptation.report import adaptations_table
 from timm_layeract.evaluation.plots import plot_categories
 from timm_layeract.evaluation.report import provenance, summary_table
-from timm_layeract.files import SIGNIFICANT, p_value_table
+from timm_layeract.files import p_value_table
 from timm_layeract.manifest import ROBUSTNESS, WEIGHTS_DIR, headline, over_seeds, read_manifest, training_length
 from timm_layeract.training.compare import comparison_provenance, comparison_table
 
@@ -51,12 +51,7 @@ def robustness() -> str:
             name, entry = model["name"], manifest[model["name"]]
             comparisons = entry["corrupted"]["comparisons"]
             if comparisons and any(activation.startswith("LA") for activation in entry["activations"].values()):
-                parts += [
-                    f"By how many points `{name}` differs from the others, mean over {entry['corrupted']['networks']} "
-                    f"seeds; in brackets p-values of paired tests after Holm's correction for all {len(comparisons)}, "
-                    f"bold below {SIGNIFICANT}:",
-                    p_value_table(comparisons),
-                ]
+                parts.append(p_value_table(name, comparisons))
     return "\n\n".join(parts)
 
 

@@ -56,10 +56,11 @@ def cells_over_seeds(found: Mapping[str, Any]) -> list[str]:
     return [f"{value:.2f}" + (f" ± {deviation[key]:.2f}" if deviation else "") for key, value in found["mean"].items()]
 
 
-def p_value_table(comparisons: Sequence[Mapping[str, Any]], place: Sequence[str] = ("measure",)) -> str:
+def p_value_table(model: str, comparisons: Sequence[Mapping[str, Any]], place: Sequence[str] = ("measure",)) -> str:
     """Differences of one model to others, a column each, with corrected p-values, bold where they are significant.
 
     Args:
+        model: Its name.
         comparisons: What `layeract significance` computes: ``against``, ``difference``, ``p_holm`` and what says where.
         place: Keys of a comparison that tell the rows of the table apart.
     """
@@ -71,7 +72,11 @@ def p_value_table(comparisons: Sequence[Mapping[str, Any]], place: Sequence[str]
         found = cells.setdefault(tuple(row[key] for key in place), {})
         found[row["against"]] = f"**{shown}**" if row["p_holm"] < SIGNIFICANT else shown
     rows = [[*where, *(found.get(other, "-") for other in others)] for where, found in cells.items()]
-    return markdown_table([*place, *(f"`{other}`" for other in others)], rows)
+    return (
+        f"By how many points `{model}` differs from the others, mean over seeds; in brackets p-values of paired tests "
+        f"after Holm's correction for all {len(comparisons)}, bold below {SIGNIFICANT}:\n\n"
+        f"{markdown_table([*place, *(f'`{other}`' for other in others)], rows)}"
+    )
 
 
 def surroundings(device: object, packages: Iterable[str]) -> dict[str, Any]:

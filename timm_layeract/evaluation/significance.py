@@ -179,9 +179,7 @@ def markdown(result: Mapping[str, Any]) -> str:
     ]  # fmt: skip
     head = ["measure", "against", "pairs", "difference", "95 % interval", "test", "p", "p (Holm)", "effect"]
     return (
-        f"# Significance of `{result['model']}`\n\nBy how many points of accuracy it differs from the others; in "
-        f"brackets p-values after Holm's correction for all {len(rows)} comparisons, bold below {result['level']}.\n\n"
-        f"{p_value_table(rows, ('report', 'measure'))}\n\n"
+        f"# Significance of `{result['model']}`\n\n{p_value_table(result['model'], rows, ('report', 'measure'))}\n\n"
         "The effect is Cohen's d of the paired differences, or the "
         f"rank-biserial correlation beside Wilcoxon's test.\n\n{markdown_table(head, full)}\n"
     )

@@ -15,7 +15,7 @@ import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData
 from huggingface_hub import eval_result_entries_to_yaml as entries_to_yaml
 
-from ..files import SIGNIFICANT, cells_over_seeds, markdown_table, p_value_table
+from ..files import cells_over_seeds, markdown_table, p_value_table
 from ..manifest import (
     FIGURES,
     SMP_CONFIG,
@@ -129,8 +129,7 @@ def render_card(name: str, manifest: Manifest, repo: str | None = None) -> str:
         alike=len(_trained_alike(name, manifest)) > 1,
         results=_results_table(name, manifest),
         robustness=_robustness_table(name, manifest),
-        significant=SIGNIFICANT,
-        p_values=p_value_table(found) if (found := entry.get("corrupted", {}).get("comparisons")) else None,
+        p_values=p_value_table(name, found) if (found := entry.get("corrupted", {}).get("comparisons")) else None,
         length=training_length(entry["recipe"]),
         recipe={key: value for key, value in entry["recipe"].items() if key not in ("name", "source")},
         command=training_command(name, entry, data["hub_id"] or "FOLDER"),
