@@ -15,6 +15,7 @@ from torch import nn
 
 import timm_layeract
 from timm_layeract.adaptation.distillation import Taught
+from timm_layeract.adaptation.report import adaptations_table
 from timm_layeract.adaptation.target import target_network
 from timm_layeract.data.augment import SampleRandom
 from timm_layeract.data.masks import MaskSplit
@@ -293,3 +294,35 @@ def test_refusals_come_before_any_training(trained: nn.Module, splits: dict[str,
     with pytest.raises(UserError, match="no_such_model is neither a timm model"):
         adapted("no_such_model", splits, output)
     assert not output.exists()
+
+
+def result(epochs: int, seed: int, test: float, gaussian: float, **recipe: object) -> dict[str, object]:
+    noise = {"original": [90.0, 80.0, 70.0, 60.0, 50.0], "adapted": [90.0, 80.0, gaussian, 60.0, 50.0]}
+    return {
+        "started_from": "net.tag",
+        "monitor": "top1",
+        "data": {"name": "digits"},
+        "recipe": {"epochs": epochs, "seed": seed, **recipe},
+        "adaptation": {
+            **{"to": "lasilu", "distill": True, "unlabelled": False, "statistics_batches": 2},
+            "test_before": {"top1": 80.0},
+            "noise": {"corruptions": {"gaussian_noise": noise, "shot_noise": {name: [40.0] * 5 for name in noise}}},
+        },
+        "test": {"top1": test},
+    }
+
+
+def test_seeds_share_a_row_of_the_table() -> None:
+    runs = [
+        result(3, 1, 81.0, 72.0),
+        result(2, 1, 79.0, 70.0),
+        result(3, 2, 83.0, 76.0, later=()),
+        result(3, 1, 70.0, 70.0, lr=1.0),
+    ]
+    lines = adaptations_table(runs).splitlines()
+    start = "| `net.tag` | digits | lasilu |"
+    assert lines[2:] == [
+        f"{start} 3 | yes | 2 | 80.00 → 82.00 ± 1.41 | 70.00 → 74.00 ± 2.83 | 55.00 → 55.40 ± 0.28 |",
+        f"{start} 2 | yes | 1 | 80.00 → 79.00 | 70.00 → 70.00 | 55.00 → 55.00 |",
+        f"{start} 3 | yes | 1 | 80.00 → 70.00 | 70.00 → 70.00 | 55.00 → 55.00 |",
+    ]

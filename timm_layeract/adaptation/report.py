@@ -1,5 +1,6 @@
 """What an adaptation came to, for a person: report.md and report.png. Imports matplotlib."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
@@ -7,12 +8,14 @@ from typing import Any
 
 from ..data.corruptions.constants import SEVERITIES
 from ..figures import new_figure, save_figure
-from ..files import markdown_table, write_whole
+from ..files import markdown_table, mean_and_deviation, write_whole
 
 __all__ = ["adaptations_table", "write_report"]
 
 Result = Mapping[str, Any]
 UNITS = {"top1": "accuracy", "iou": "IoU"}
+GAUSSIAN_SEVERITY = 3  # of five: a deviation of 0.08 in images of CIFAR's size
+NETWORKS = ("original", "adapted")
 
 
 def write_report(result: Result, folder: Path) -> str:
@@ -28,9 +31,9 @@ def _text(result: Result) -> str:
     figure = f"{'agreement with the original, ' if adaptation['unlabelled'] else ''}{UNITS[monitor]}, %"
     stages = [(stage["stage"], f"{stage[monitor]:.2f}") for stage in adaptation["stages"]]
     noise = adaptation["noise"]
-    rows = [("none", *(f"{noise['without'][name]:.2f}" for name in ("original", "adapted")), "")]
+    rows = [("none", *(f"{noise['without'][name]:.2f}" for name in NETWORKS), "")]
     for corruption, found in noise["corruptions"].items():
-        before, after = (mean(found[name]) for name in ("original", "adapted"))
+        before, after = (mean(found[name]) for name in NETWORKS)
         rows.append((corruption, f"{before:.2f}", f"{after:.2f}", f"{after - before:+.2f}"))
     parts = [
         f"# {result['started_from']} adapted to {adaptation['to']}: {result['model']}",
@@ -73,28 +76,53 @@ def plot_report(result: Result, path: Path) -> None:
 
 
 def adaptations_table(results: Sequence[Result]) -> str:
-    """Several adaptations side by side, as a Markdown table.
+    """Several adaptations side by side, as a Markdown table; those that differ in the seed alone are one row.
 
     Args:
         results: What each run's result.json holds; with a test split.
     """
-    head = ("network", "data", "to", "epochs", "distilled", "before", "after", "noise before", "noise after")
-    rows = []
+    groups: dict[str, list[Result]] = {}
     for result in results:
-        adaptation, monitor = result["adaptation"], result["monitor"]
-        noise = [
-            mean(value for found in adaptation["noise"]["corruptions"].values() for value in found[name])
-            for name in ("original", "adapted")
-        ]
-        figures = (adaptation["test_before"][monitor], result["test"][monitor], *noise)
-        rows.append(
-            (
-                f"`{result['started_from']}`",
-                result["data"]["name"],
-                adaptation["to"],
-                str(result["recipe"]["epochs"]),
-                "yes" if adaptation["distill"] else "no",
-                *(f"{figure:.2f}" for figure in figures),
-            )
-        )
-    return markdown_table(head, rows)
+        groups.setdefault(_all_but_seed(result), []).append(result)
+    head = ("network", "data", "to", "epochs", "distilled", "seeds", *FIGURES)
+    return markdown_table(head, [_row(group) for group in groups.values()])
+
+
+def _all_but_seed(result: Result) -> str:
+    """What runs of one row have in common; values that are empty count as those that older runs do not know."""
+    recipe = {key: value for key, value in result["recipe"].items() if value and key != "seed"}
+    chosen = {key: result["adaptation"][key] for key in ("to", "distill", "unlabelled", "statistics_batches")}
+    return json.dumps([result["started_from"], result["data"]["name"], recipe, chosen], sort_keys=True)
+
+
+def _row(runs: Sequence[Result]) -> tuple[str, ...]:
+    """Figures before and after, the latter with their deviation over several seeds."""
+    first = runs[0]
+    changes = []
+    for figure in FIGURES.values():
+        before, after = ([figure(run, name) for run in runs] for name in NETWORKS)
+        changes.append(f"{mean(before):.2f} → {mean_and_deviation(after)}")
+    return (
+        f"`{first['started_from']}`",
+        first["data"]["name"],
+        first["adaptation"]["to"],
+        str(first["recipe"]["epochs"]),
+        "yes" if first["adaptation"]["distill"] else "no",
+        str(len(runs)),
+        *changes,
+    )
+
+
+def _test(run: Result, network: str) -> float:
+    return (run["adaptation"]["test_before"] if network == "original" else run["test"])[run["monitor"]]
+
+
+def _gaussian(run: Result, network: str) -> float:
+    return run["adaptation"]["noise"]["corruptions"]["gaussian_noise"][network][GAUSSIAN_SEVERITY - 1]
+
+
+def _noise(run: Result, network: str) -> float:
+    return mean(value for found in run["adaptation"]["noise"]["corruptions"].values() for value in found[network])
+
+
+FIGURES = {"test": _test, f"Gaussian noise, severity {GAUSSIAN_SEVERITY}": _gaussian, "all noise": _noise}
