@@ -14,6 +14,7 @@ from timm_layeract.evaluation.plots import plot_categories
 from timm_layeract.evaluation.report import provenance, summary_table
 from timm_layeract.files import p_value_table
 from timm_layeract.manifest import ROBUSTNESS, WEIGHTS_DIR, headline, over_seeds, read_manifest, training_length
+from timm_layeract.measures.convergence import convergence_table
 from timm_layeract.training.compare import comparison_provenance, comparison_table
 
 ROOT = Path(__file__).parent.parent
@@ -21,6 +22,7 @@ README = ROOT / "README.md"
 IMAGES = ROOT / "docs" / "images"
 COMPARISONS = ROOT / "docs" / "results"
 ADAPTATIONS = COMPARISONS / "adapted"
+CONVERGENCE = COMPARISONS / "convergence" / "convergence.json"
 SEGMENTATION = COMPARISONS / "segmentation" / "table14.json"
 
 
@@ -77,6 +79,11 @@ def segmentation() -> str:
     return segmentation_table(json.loads(SEGMENTATION.read_text()))
 
 
+def convergence() -> str:
+    """The second paper's table 1 again, from what `layeract convergence` wrote."""
+    return convergence_table(json.loads(CONVERGENCE.read_text()))
+
+
 def adaptations() -> str:
     """What `layeract adapt` came to, from the result.json of each run."""
     found = [json.loads(path.read_text()) for path in sorted(ADAPTATIONS.glob("*.json"))]
@@ -89,6 +96,7 @@ TABLES = {
     "comparisons": comparisons,
     "segmentation": segmentation,
     "adaptations": adaptations,
+    "convergence": convergence,
 }
 
 

@@ -197,5 +197,5 @@ def _plot(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
             median = np.median([run[key] for run in each], axis=0)
             axes.plot(np.arange(1, len(median) + 1), median, label=name)
         axes.set(xlabel="epoch", ylabel=label)
-    axes.legend(fontsize="small")
+    panels[0][0].legend(fontsize="small", loc="lower right")  # where accuracies leave room
     save_figure(figure, path)
