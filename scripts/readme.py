@@ -85,9 +85,10 @@ def convergence() -> str:
 
 
 def adaptations() -> str:
-    """What `layeract adapt` came to, from the result.json of each run."""
-    found = [json.loads(path.read_text()) for path in sorted(ADAPTATIONS.glob("*.json"))]
-    return adaptations_table(found) if found else "None yet."
+    """What `layeract adapt` came to, from the result.json of each run and those of weights that ship."""
+    paths = [*ADAPTATIONS.glob("*.json"), *WEIGHTS_DIR.glob("results/*/*.json")]
+    found = [result for path in sorted(paths) if "adaptation" in (result := json.loads(path.read_text()))]
+    return adaptations_table(sorted(found, key=lambda result: (result["started_from"], result["adaptation"]["to"])))
 
 
 TABLES = {

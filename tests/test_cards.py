@@ -66,6 +66,7 @@ def test_the_manifest_follows_its_schema(manifest: dict[str, dict[str, Any]]) ->
         ("hub", {"repo": "org/name", "revision": "main"}, "hub -> revision.*'main' does not match"),
         ("hub", {"repo": "name", "revision": "a" * 40}, "hub -> repo"),
         ("data", {"name": "MNIST"}, "required property"),
+        ("adaptation", {"to": "lasilu"}, "required property"),
     ],
 )
 def test_a_manifest_that_does_not_is_refused(
@@ -189,6 +190,18 @@ def test_fine_tuned_weights_name_where_they_started(
     card = render_card(NAME, manifest)
     assert metadata(card).base_model == base
     assert f"layeract finetune -m {start}" in card
+
+
+def test_adapted_weights_stand_beside_the_original() -> None:
+    manifest = read_manifest()
+    adapted, start = "resnet20_lasilu.cifar10_adapted", manifest[TWIN]
+    card = render_card(adapted, manifest)
+    assert f"adapted from `{TWIN}`" in card
+    assert f"| {TWIN} | ReLU() | {start['test']['top1']:.2f} | {start['validation']['top1']:.2f} |" in card
+    found = manifest[adapted]["adaptation"]["noise"]["corruptions"]["gaussian_noise"]
+    before, after = (sum(found[name]) / 5 for name in ("original", "adapted"))
+    assert f"| gaussian_noise | {before:.2f} | {after:.2f} | {after - before:+.2f} |" in card
+    assert "Not measured" not in card
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ __all__ = [
     "cells_over_seeds",
     "markdown_table",
     "mean_and_deviation",
+    "noise_table",
     "p_value_table",
     "surroundings",
     "write_json",
@@ -77,6 +78,16 @@ def p_value_table(model: str, comparisons: Sequence[Mapping[str, Any]], place: S
         f"after Holm's correction for all {len(comparisons)}, bold below {SIGNIFICANT}:\n\n"
         f"{markdown_table([*place, *(f'`{other}`' for other in others)], rows)}"
     )
+
+
+def noise_table(noise: Mapping[str, Any]) -> str:
+    """What noise does to a network before and after `layeract adapt`, as its result holds it; means over severities."""
+    before, after = (noise["without"][name] for name in ("original", "adapted"))
+    rows = [["none", f"{before:.2f}", f"{after:.2f}", ""]]
+    for corruption, found in noise["corruptions"].items():
+        before, after = (statistics.mean(found[name]) for name in ("original", "adapted"))
+        rows.append([corruption, f"{before:.2f}", f"{after:.2f}", f"{after - before:+.2f}"])
+    return markdown_table(["noise", "original", "adapted", "difference"], rows)
 
 
 def surroundings(device: object, packages: Iterable[str]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..data.corruptions.constants import SEVERITIES
 from ..figures import new_figure, save_figure
-from ..files import markdown_table, mean_and_deviation, write_whole
+from ..files import markdown_table, mean_and_deviation, noise_table, write_whole
 
 __all__ = ["adaptations_table", "write_report"]
 
@@ -31,16 +31,12 @@ def _text(result: Result) -> str:
     figure = f"{'agreement with the original, ' if adaptation['unlabelled'] else ''}{UNITS[monitor]}, %"
     stages = [(stage["stage"], f"{stage[monitor]:.2f}") for stage in adaptation["stages"]]
     noise = adaptation["noise"]
-    rows = [("none", *(f"{noise['without'][name]:.2f}" for name in NETWORKS), "")]
-    for corruption, found in noise["corruptions"].items():
-        before, after = (mean(found[name]) for name in NETWORKS)
-        rows.append((corruption, f"{before:.2f}", f"{after:.2f}", f"{after - before:+.2f}"))
     parts = [
         f"# {result['started_from']} adapted to {adaptation['to']}: {result['model']}",
         f"Held out, {figure} ({result['data']['validation_images']} images of {result['data']['name']}):",
         markdown_table(("stage", UNITS[monitor]), stages),
         f"Under noise, {figure}, mean over five severities ({noise['images']} images, {noise['split']}):",
-        markdown_table(("noise", "original", "adapted", "difference"), rows),
+        noise_table(noise),
     ]
     if result["test"]:
         before, after = adaptation["test_before"][monitor], result["test"][monitor]

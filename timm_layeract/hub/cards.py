@@ -15,7 +15,7 @@ import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData
 from huggingface_hub import eval_result_entries_to_yaml as entries_to_yaml
 
-from ..files import cells_over_seeds, markdown_table, p_value_table
+from ..files import cells_over_seeds, markdown_table, noise_table, p_value_table
 from ..manifest import (
     FIGURES,
     SMP_CONFIG,
@@ -124,11 +124,12 @@ def render_card(name: str, manifest: Manifest, repo: str | None = None) -> str:
         library=library,
         repo=repo or entry.get("hub", {}).get("repo"),
         data_set=data,
-        base=base,
+        start=base or _embedded_start(entry, manifest),
         activations=sorted(set(entry["activations"].values())),
         alike=len(_trained_alike(name, manifest)) > 1,
         results=_results_table(name, manifest),
         robustness=_robustness_table(name, manifest),
+        noise=noise_table(entry["adaptation"]["noise"]) if "adaptation" in entry else None,
         p_values=p_value_table(name, found) if (found := entry.get("corrupted", {}).get("comparisons")) else None,
         length=training_length(entry["recipe"]),
         recipe={key: value for key, value in entry["recipe"].items() if key not in ("name", "source")},
@@ -208,8 +209,9 @@ def _family(architecture: str) -> str:
 
 
 def _results_table(name: str, manifest: Manifest) -> str:
-    """Figures of the checkpoint and of those trained alike, as a Markdown table."""
-    entries = {each: manifest[each] for each in _trained_alike(name, manifest)}
+    """Figures of the checkpoint, those trained alike and the one it started from, as a Markdown table."""
+    start = _embedded_start(manifest[name], manifest)
+    entries = {each: manifest[each] for each in [*_trained_alike(name, manifest), *([start] if start else [])]}
     shown = [key for key in FIGURES if key in manifest[name]["test"]]
     called = [f" {FIGURES[key]}" for key in shown] if len(shown) > 1 else [""]
     seeded = any(over_seeds(entry) for entry in entries.values())
@@ -232,6 +234,12 @@ def _robustness_table(name: str, manifest: Manifest) -> str | None:
     alike = {each: found for each, found in corrupted.items() if found and found["report"] == own["report"]}
     rows = [[f"**{each}**" if each == name else each, *cells_over_seeds(found)] for each, found in alike.items()]
     return markdown_table(["network", *own["mean"]], rows)
+
+
+def _embedded_start(entry: Mapping[str, Any], manifest: Manifest) -> str | None:
+    """Name of the checkpoint that a network started from, None if it is not one of the manifest's."""
+    start = entry.get("started_from")
+    return start if start in manifest else None
 
 
 def _base_model(entry: Mapping[str, Any], manifest: Manifest) -> str | None:
