@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 __all__ = [
+    "NETWORKS",
     "SIGNIFICANT",
     "cells_over_seeds",
     "markdown_table",
@@ -24,6 +25,7 @@ __all__ = [
     "write_whole",
 ]
 
+NETWORKS = ("original", "adapted")  # whose figures an adaptation puts side by side
 SIGNIFICANT = 0.05  # p-values below it are bold
 
 
@@ -82,12 +84,12 @@ def p_value_table(model: str, comparisons: Sequence[Mapping[str, Any]], place: S
 
 def noise_table(noise: Mapping[str, Any]) -> str:
     """What noise does to a network before and after `layeract adapt`, as its result holds it; means over severities."""
-    before, after = (noise["without"][name] for name in ("original", "adapted"))
+    before, after = (noise["without"][name] for name in NETWORKS)
     rows = [["none", f"{before:.2f}", f"{after:.2f}", ""]]
     for corruption, found in noise["corruptions"].items():
-        before, after = (statistics.mean(found[name]) for name in ("original", "adapted"))
+        before, after = (statistics.mean(found[name]) for name in NETWORKS)
         rows.append([corruption, f"{before:.2f}", f"{after:.2f}", f"{after - before:+.2f}"])
-    return markdown_table(["noise", "original", "adapted", "difference"], rows)
+    return markdown_table(["noise", *NETWORKS, "difference"], rows)
 
 
 def surroundings(device: object, packages: Iterable[str]) -> dict[str, Any]:

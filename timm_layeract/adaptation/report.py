@@ -8,14 +8,13 @@ from typing import Any
 
 from ..data.corruptions.constants import SEVERITIES
 from ..figures import new_figure, save_figure
-from ..files import markdown_table, mean_and_deviation, noise_table, write_whole
+from ..files import NETWORKS, markdown_table, mean_and_deviation, noise_table, write_whole
 
 __all__ = ["adaptations_table", "write_report"]
 
 Result = Mapping[str, Any]
 UNITS = {"top1": "accuracy", "iou": "IoU"}
 GAUSSIAN_SEVERITY = 3  # of five: a deviation of 0.08 in images of CIFAR's size
-NETWORKS = ("original", "adapted")
 
 
 def write_report(result: Result, folder: Path) -> str:
