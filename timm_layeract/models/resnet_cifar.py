@@ -96,7 +96,6 @@ class ResNetCifar(Staged, nn.Module):
         norm_layer: Normalisation, as any timm `norm_layer`.
         drop_rate: Dropout before the head.
         drop_path_rate: Stochastic depth, rising linearly over the blocks.
-        zero_init_last: Start every residual branch at zero.
         conv_bias: Give the convolutions biases, idle before a BatchNorm; those of the LayerAct authors have them.
         shortcut_zeros: Where a shortcut puts the zero channels: ``"around"`` its own, or ``"after"`` them, as the
             LayerAct authors do.
@@ -120,7 +119,6 @@ class ResNetCifar(Staged, nn.Module):
         norm_layer: LayerType = nn.BatchNorm2d,
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
-        zero_init_last: bool = True,
         conv_bias: bool = False,
         shortcut_zeros: str = "around",
         device: Any = None,
@@ -147,7 +145,7 @@ class ResNetCifar(Staged, nn.Module):
         self.num_features = self._add_stages(layers, output_stride, drop_path_rate, block)
         self.global_pool, self.fc = create_classifier(self.num_features, num_classes, pool_type=global_pool, **dd)
         self.head_hidden_size = self.num_features * self.global_pool.feat_mult()
-        self.init_weights(zero_init_last)
+        self.init_weights()
 
     def _add_stages(
         self,
@@ -178,17 +176,17 @@ class ResNetCifar(Staged, nn.Module):
         return channels
 
     @torch.jit.ignore
-    def init_weights(self, zero_init_last: bool = True) -> None:
-        """He initialisation of convolutions (paper v3, appendix H); the last norm of each branch may start at 0."""
+    def init_weights(self) -> None:
+        """He initialisation of convolutions (paper v3, appendix H).
+
+        No branch starts at zero (timm's `zero_init_last`): where the shortcut is zero too, in the channels that it pads,
+        ReLU would receive 0 for ever and pass no gradient back.
+        """
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-            elif zero_init_last and isinstance(module, CifarBlock):
-                weight = getattr(module.bn2, "weight", None)
-                if weight is not None:
-                    nn.init.zeros_(weight)
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, str]:
