@@ -20,6 +20,7 @@ from timm_layeract.evaluation.analysis import balance, one_layer, sites
 from timm_layeract.evaluation.analysis.digits import Digits, all_activations, fit, load_digits, mlp
 from timm_layeract.evaluation.analysis.distributions import describe
 from timm_layeract.evaluation.networks import Network, UnitInput
+from timm_layeract.watch import watched
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +95,7 @@ def test_sites_of_a_network(name: str) -> None:
     images = torch.rand(4, 3, 32, 32)
     logits = model(images)
     seen: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
-    watching = sites.watched(model, lambda path, module, inputs, output: seen.update({path: (inputs, output)}))
+    watching = watched(model, lambda path, module, inputs, output: seen.update({path: (inputs, output)}))
     torch.testing.assert_close(watching(images), logits, atol=1e-4, rtol=1e-4)
     assert len(seen) == 19
     stem = F.batch_norm(model.conv1(images), model.bn1.running_mean, model.bn1.running_var, model.bn1.weight,
@@ -113,7 +114,7 @@ def test_sites_of_a_network(name: str) -> None:
 def test_a_module_that_runs_twice_has_two_sites() -> None:
     act, seen = nn.ReLU(), []
     network = nn.Sequential(nn.Linear(3, 3), act, nn.Linear(3, 3), act)
-    sites.watched(network, lambda path, *_: seen.append(path))(torch.randn(2, 3))
+    watched(network, lambda path, *_: seen.append(path))(torch.randn(2, 3))
     assert seen == ["1", "1 #2"]
 
 
@@ -248,4 +249,4 @@ def test_a_missing_extra_is_named(
 
 def test_a_network_without_modules_to_watch() -> None:
     with pytest.raises(ValueError, match="no activation modules"):
-        sites.watched(nn.Linear(2, 2), lambda *_: None)
+        watched(nn.Linear(2, 2), lambda *_: None)

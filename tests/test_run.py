@@ -8,6 +8,7 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from torch import Tensor, nn
 from torchvision.transforms.functional import pil_to_tensor
 
 from timm_layeract.data.augment import normalize
@@ -137,7 +138,12 @@ def test_random_erasing_blanks_rectangles_of_training_images_only(tmp_path: Path
 def test_training_images_grow(tmp_path: Path, digits: ImageSplit) -> None:
     sizes: dict[bool, list[int]] = {True: [], False: []}
     model = network()
-    model.register_forward_pre_hook(lambda module, inputs: sizes[module.training].append(inputs[0].shape[-1]))
+
+    def note(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if module is model:  # not the copy in which dead units are looked for
+            sizes[module.training].append(inputs[0].shape[-1])
+
+    model.register_forward_pre_hook(note)
     recipe = RECIPE.replace(epochs=4, batch_size=90, progressive_sizes=[[0.3, 4], [0.75, 6]])
     start(digits, tmp_path / "run", recipe, model=model)
     assert sizes[True] == [4] * 4 + [6] * 2 + [8] * 2

@@ -210,6 +210,7 @@ def _run(trainer: Trainer, teacher: nn.Module, identity: dict[str, Any], splits:
         "adaptation": adaptation,
         "best_epoch": trainer.best.epoch + 1 if trainer.history else 0,
         "validation": trainer.best.val if trainer.history else _figures(stages[-1]),
+        "dead_units": trainer.best.dead if trainer.history else None,
         "test": {**trainer.evaluate(test), "images": len(test)} if test else None,
     }
     if trainer.accelerator.is_main_process:

@@ -26,6 +26,7 @@ from torchvision.transforms.functional import resize
 
 from ..checkpoints import save_weights
 from ..data.augment import SampleRandom
+from ..dead_units import dead_units
 from ..errors import UserError
 from ..files import write_whole
 from .batches import Batches, Part, stream
@@ -37,6 +38,8 @@ from .tasks import Task
 
 __all__ = ["EpochRecord", "EpochTime", "Trainer", "process_state"]
 
+PROBES = 256  # held-out samples on which dead units are looked for
+
 
 def process_state() -> PartialState:
     """This process among those of the run; without an accelerator, several of them meet on the CPU (gloo)."""
@@ -45,12 +48,22 @@ def process_state() -> PartialState:
 
 @dataclass
 class EpochRecord:
-    """What is logged of an epoch: the figures on training images (augmented, as they came) and on held-out ones."""
+    """What is logged of an epoch.
+
+    Attributes:
+        epoch: Its number, from 0.
+        lr: Learning rate after it.
+        train: Figures on training samples, augmented, as they came.
+        val: Figures on held-out samples.
+        dead: Percent of channels that never respond and of parameters without gradient, on held-out samples augmented
+            as in training; None in records of versions before it was measured.
+    """
 
     epoch: int
     lr: float
     train: dict[str, float]
     val: dict[str, float]
+    dead: dict[str, float] | None = None
 
 
 @dataclass
@@ -234,6 +247,20 @@ class Trainer:
                 sums = _add(sums, _sums(self.task.measure(outputs, targets)).cpu())
         return self._figures(sums)
 
+    def _dead_units(self) -> dict[str, float]:
+        """Percent of dead channels and parameters of the evaluated network; see `EpochRecord`."""
+        probes = min(PROBES, len(self.val_data))  # type: ignore[arg-type]
+        size = max(len(part.indices) for part in self.batches.parts(0, 0, 1))
+        rows = [list(range(start, min(start + size, probes))) for start in range(0, probes, size)]
+
+        def batches() -> Iterator[tuple[Tensor, Any]]:
+            for number, batch in enumerate(self._load(self.val_data, rows)):
+                random = SampleRandom(stream(self.recipe.seed, number), len(rows[number]))
+                inputs, targets = self.task.inputs(batch, random)
+                yield self._lay_out(inputs), targets
+
+        return dead_units(self.evaluated, batches(), self.task.loss).summarise()
+
     def _checkpoint(self) -> None:
         write_checkpoint(self.accelerator, self.checkpoints, self.step)
 
@@ -250,7 +277,7 @@ class Trainer:
                     self._checkpoint()
         speed = end * self.recipe.batch_size / (time.perf_counter() - started)
         lr = float(self.schedule.get_last_lr()[0])
-        record = EpochRecord(epoch, lr, self._figures(self.sums), self.evaluate(self.val_data))
+        record = EpochRecord(epoch, lr, self._figures(self.sums), self.evaluate(self.val_data), self._dead_units())
         self.times.append(EpochTime(time.perf_counter() - started, speed))
         return record
 

@@ -7,12 +7,17 @@ from types import TracebackType
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-__all__ = ["EpochProgress", "show_figures"]
+__all__ = ["EpochProgress", "show_dead", "show_figures"]
 
 
 def show_figures(figures: dict[str, float]) -> str:
     """``{"loss": 0.41, "top1": 88.3}`` as ``loss 0.4100  top1 88.30``: what is no loss is a percentage."""
     return "  ".join(f"{name} {value:.{4 if 'loss' in name else 2}f}" for name, value in figures.items())
+
+
+def show_dead(dead: dict[str, float]) -> str:
+    """``{"channels": 28.3, "parameters": 63.8}`` as ``28.3 % of channels, 63.8 % of parameters``."""
+    return ", ".join(f"{share:.3g} % of {name}" for name, share in dead.items())
 
 
 class EpochProgress:

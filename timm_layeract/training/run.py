@@ -26,7 +26,7 @@ from .curves import plot_curves
 from .engine import EpochRecord, Trainer, process_state
 from .folder import PICTURE, check_output, own_folder
 from .networks import check_model_name, create_network, describe
-from .progress import show_figures
+from .progress import show_dead, show_figures
 from .recipe import CHECKPOINT_STEPS, Recipe
 from .segmentation import Segmentation
 from .tasks import Classification
@@ -252,7 +252,7 @@ def _finish(trainer: Trainer, identity: dict[str, Any], test_split: Split | None
         return json.loads(path.read_text())
     best = trainer.best
     test = {**trainer.evaluate(test_split), "images": len(test_split)} if test_split else None
-    result = {**identity, "best_epoch": best.epoch + 1, "validation": best.val, "test": test}
+    result = {**identity, "best_epoch": best.epoch + 1, "validation": best.val, "dead_units": best.dead, "test": test}
     if trainer.accelerator.is_main_process:
         write_result(trainer, result)
     return result
@@ -292,17 +292,29 @@ def _line(record: EpochRecord, trainer: Trainer) -> str:
     left = (trainer.epochs - record.epoch - 1) * timed.seconds
     return (
         f"{time.strftime('%H:%M:%S')}  epoch {record.epoch + 1:3d}/{trainer.epochs}  lr {record.lr:.4f}  "
-        f"train {show_figures(record.train)}  held-out {show_figures(record.val)}  "
+        f"train {show_figures(record.train)}  held-out {show_figures(record.val)}  {_warning(record.dead)}"
         f"{timed.images_per_second:.0f} {trainer.task.samples}/s  about {left / 60:.0f} min left"
     )
+
+
+def _warning(dead: dict[str, float] | None) -> str:
+    """What to say of dead units: nothing where there are none."""
+    return f"dead {show_dead(dead)}  " if dead and any(dead.values()) else ""
 
 
 def _summary(result: dict[str, Any], output: Path) -> str:
     figures = {name: value for name, value in (result["test"] or {}).items() if name != "images"}
     test = f", test {show_figures(figures)}" if figures else ", no test split"
+    dead = result["dead_units"]
+    warning = ""
+    if dead and any(dead.values()):
+        warning = (
+            f"\nWarning: {show_dead(dead)} are dead on held-out images (they never respond, or no gradient reaches "
+            f"them): look at initialisation and learning rate before comparing this network with another."
+        )
     return (
         f"best epoch {result['best_epoch']}: held-out {show_figures(result['validation'])}{test}; "
-        f"model in {output / 'model'}"
+        f"model in {output / 'model'}{warning}"
     )
 
 

@@ -17,7 +17,7 @@ from .progress import show_figures
 __all__ = ["check_alike", "list_runs", "read_finished", "runs_table"]
 
 SCORES = ("best_epoch", "validation", "test")  # keys of a result that say how good a run was
-OUTCOME = (*SCORES, "adaptation")  # and those that its seed changes
+OUTCOME = (*SCORES, "adaptation", "dead_units")  # and those that its seed changes
 
 
 def list_runs(folder: Path) -> list[dict[str, Any]]:
@@ -25,8 +25,8 @@ def list_runs(folder: Path) -> list[dict[str, Any]]:
 
     Returns:
         For each run: ``name``, ``model``, ``recipe``, ``seed``, ``state`` (running, finished, stopped), ``epochs``
-        done, the ``monitor`` that chooses an epoch, ``best`` figures on held-out data (None before the first epoch's
-        end) and ``test`` figures (None before the run's).
+        done, the ``monitor`` that chooses an epoch, ``best`` figures on held-out data and the percentages of
+        ``dead`` units there (None before the first epoch's end), and ``test`` figures (None before the run's).
 
     Raises:
         UserError: No such folder, or no run in it.
@@ -43,12 +43,13 @@ def runs_table(folder: Path) -> Table:
     """`list_runs` for a person to read."""
     name = Column("run", no_wrap=True)  # the others give way to it
     folded = (Column(head, overflow="fold") for head in ("model", "recipe"))
-    table = Table(name, *folded, "seed", "state", "epochs", "held out", "test", box=None, pad_edge=False)
+    table = Table(name, *folded, "seed", "state", "epochs", "held out", "test", "dead", box=None, pad_edge=False)
     for run in list_runs(folder):
         best, test = (
             show_figures({run["monitor"]: run[part][run["monitor"]]}) if run[part] else "-" for part in ("best", "test")
         )
-        cells = (run["name"], run["model"], run["recipe"], run["seed"], run["state"], run["epochs"], best, test)
+        dead = "-" if run["dead"] is None else f"{max(run['dead'].values(), default=0):.3g} %"
+        cells = (run["name"], run["model"], run["recipe"], run["seed"], run["state"], run["epochs"], best, test, dead)
         table.add_row(*map(str, cells))
     return table
 
@@ -84,7 +85,8 @@ def _is_of(key: str, trees: Sequence[str]) -> bool:
 def _read(run: Path) -> dict[str, Any]:
     identity = json.loads((run / "run.json").read_text())
     log, result = run / "log.jsonl", run / "result.json"
-    figures = [json.loads(line)["val"] for line in log.read_text().splitlines()] if log.exists() else []
+    epochs = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    best = max(epochs, key=lambda each: each["val"][identity["monitor"]], default=None)
     finished = result.exists()
     return {
         "name": run.name,
@@ -92,9 +94,10 @@ def _read(run: Path) -> dict[str, Any]:
         "recipe": identity["recipe"]["name"],
         "seed": identity["recipe"]["seed"],
         "state": "finished" if finished else "running" if _is_running(run) else "stopped",
-        "epochs": len(figures),
+        "epochs": len(epochs),
         "monitor": identity["monitor"],
-        "best": max(figures, key=lambda each: each[identity["monitor"]], default=None),
+        "best": best["val"] if best else None,
+        "dead": best.get("dead") if best else None,
         "test": json.loads(result.read_text())["test"] if finished else None,
     }
 

@@ -1,11 +1,9 @@
 """What happens at each activation of any network: mean activations, fluctuation, likeness of samples; by forward hooks.
 
-Imports torch, `fingerprint`, `fuse`, and its siblings.
+Imports torch, `watch`, and its siblings.
 """
 
-from collections import Counter
-from collections.abc import Callable, Sequence
-from copy import deepcopy
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,47 +15,15 @@ from torch import Tensor, nn
 from ...errors import UserError
 from ...figures import new_figure, save_figure
 from ...files import write_json
-from ...fingerprint import activation_types
-from ...fuse import unfuse
 from ...progress import tracked
+from ...watch import watched
 from ..networks import Network
 from ..run import load_test_set
 from .digits import fit, load_digits, mlp
 from .distributions import describe, draw_boxes
 from .one_layer import NOISES, fluctuation
 
-__all__ = ["alike", "describe_sites", "layers", "likeness", "similarity", "watched"]
-
-Watch = Callable[[str, nn.Module, Tensor, Tensor], None]
-
-
-def watched(network: nn.Module, watch: Watch) -> nn.Module:
-    """A copy of a network that calls ``watch(path, activation, input, output)`` whenever an activation has run.
-
-    The copy is unfused, as fused modules do not call their activation, and no activation overwrites its input. A module
-    that runs again in the same pass has its number after its path.
-
-    Raises:
-        UserError: The network has no activation modules.
-    """
-    copied = unfuse(deepcopy(network))
-    types = activation_types()
-    sites = {path: module for path, module in copied.named_modules() if isinstance(module, types)}
-    if not sites:
-        raise UserError(f"{type(network).__name__} has no activation modules; functions cannot be watched.")
-    calls: Counter[str] = Counter()
-    copied.register_forward_pre_hook(lambda *_: calls.clear())
-    for path, module in sites.items():
-
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor, path: str = path) -> None:
-            calls[path] += 1
-            numbered = path if calls[path] == 1 else f"{path} #{calls[path]}"
-            watch(numbered.removeprefix("network."), module, inputs[0], output)
-
-        if hasattr(module, "inplace"):
-            module.inplace = False  # type: ignore[assignment]
-        module.register_forward_hook(hook)
-    return copied
+__all__ = ["alike", "describe_sites", "layers", "likeness", "similarity"]
 
 
 def layers(
