@@ -179,8 +179,8 @@ class ResNetCifar(Staged, nn.Module):
     def init_weights(self) -> None:
         """He initialisation of convolutions (paper v3, appendix H).
 
-        No branch starts at zero (timm's `zero_init_last`): where the shortcut is zero too, in the channels that it pads,
-        ReLU would receive 0 for ever and pass no gradient back.
+        No branch starts at zero (timm's `zero_init_last`): in the channels that a shortcut pads with zeros, ReLU would
+        receive 0 for ever and pass no gradient back.
         """
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
