@@ -10,7 +10,7 @@ from pathlib import Path
 from segmentation_table import table as segmentation_table
 
 from timm_layeract.adaptation.report import adaptations_table
-from timm_layeract.evaluation.plots import plot_categories
+from timm_layeract.evaluation.plots import plot_categories, plot_forest
 from timm_layeract.evaluation.report import provenance, summary_table
 from timm_layeract.files import p_value_table
 from timm_layeract.manifest import ROBUSTNESS, WEIGHTS_DIR, headline, over_seeds, read_manifest, training_length
@@ -54,6 +54,7 @@ def robustness() -> str:
             comparisons = entry["corrupted"]["comparisons"]
             if comparisons and any(activation.startswith("LA") for activation in entry["activations"].values()):
                 parts.append(p_value_table(name, comparisons))
+                parts.append(f"![differences with their intervals]({forest_of(name).relative_to(ROOT)})")
     return "\n\n".join(parts)
 
 
@@ -65,6 +66,11 @@ def reports() -> list[Path]:
 def plot_of(report: Path) -> Path:
     """Where the plot of a report goes."""
     return IMAGES / f"robustness_{report.stem}.png"
+
+
+def forest_of(name: str) -> Path:
+    """Where the plot of a network's differences to others goes."""
+    return IMAGES / f"forest_{name}.png"
 
 
 def comparisons() -> str:
@@ -115,6 +121,9 @@ def main() -> None:
     README.write_text(fresh)
     for path in reports():
         plot_categories(json.loads(path.read_text()), plot_of(path))
+    for name, entry in read_manifest().items():
+        if forest_of(name).relative_to(ROOT).as_posix() in fresh:
+            plot_forest(name, entry["corrupted"]["comparisons"], forest_of(name))
 
 
 if __name__ == "__main__":

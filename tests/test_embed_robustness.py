@@ -13,7 +13,7 @@ from timm_layeract.data.corruptions.constants import CORRUPTIONS
 from timm_layeract.errors import UserError
 from timm_layeract.evaluation.embed import embed_robustness
 from timm_layeract.evaluation.networks import load_networks
-from timm_layeract.evaluation.robustness import over_seeds
+from timm_layeract.evaluation.robustness import over_seeds, summary
 from timm_layeract.hub.cards import render_card
 from timm_layeract.manifest import ROBUSTNESS, WEIGHTS_DIR, check_manifest, read_manifest
 
@@ -116,6 +116,8 @@ def test_embedding_a_result_over_seeds(tmp_path: Path) -> None:
                 "seed": 11 * number,
                 "sha256": first["sha256"] if number == 2 else str(number),
                 "clean": first["clean"] + step * number**2,
+                **summary(first["accuracy"]),
+                "calibration_error": {"clean": step * number**2, "common": 9.0},
             }
             for number in (1, 2, 3)
         ]
@@ -132,7 +134,8 @@ def test_embedding_a_result_over_seeds(tmp_path: Path) -> None:
     difference = np.array([3.01 + 0.2 * number**2 for number in (1, 2, 3)])
     assert (clean["measure"], clean["against"], clean["pairs"]) == ("clean", twin, 3)
     assert clean["p"] == pytest.approx(stats.ttest_1samp(difference, 0).pvalue)
-    assert len(corrupted["comparisons"]) == 7
+    assert len(corrupted["comparisons"]) == 11
+    assert corrupted["comparisons"][3]["measure"] == "total"
     card = render_card(name, manifest)
     assert f"| **{name}** | 92.13 ± 2.83 | " in card
     assert f"| measure | `{twin}` |" in card

@@ -23,7 +23,7 @@ from timm_layeract.data.corruptions.generate import RegeneratedSets, corrupt
 from timm_layeract.data.sources import ImageSplit, load_test_split
 from timm_layeract.errors import UserError
 from timm_layeract.evaluation import accuracy, robustness
-from timm_layeract.evaluation.accuracy import count_correct
+from timm_layeract.evaluation.accuracy import Score, score
 from timm_layeract.evaluation.cache import ResultCache
 from timm_layeract.evaluation.networks import Network, UnitInput, load_network, load_networks
 
@@ -81,9 +81,9 @@ def test_accuracies_are_those_of_scikit_learn(
 def test_a_second_run_goes_on(tmp_path: Path, digits: ImageSplit, monkeypatch: pytest.MonkeyPatch) -> None:
     clean, cache, counted = digits.take(torch.arange(60)), tmp_path / "report" / "cache.jsonl", []
 
-    def count(network: Network, split: ImageSplit, bf16: bool) -> int:
+    def count(network: Network, split: ImageSplit, bf16: bool) -> Score:
         counted.append(network.source)
-        return count_correct(network, split, bf16)
+        return score(network, split, bf16)
 
     def measure(*sources: str, networks: list[Network] | None = None) -> dict[str, Any]:
         counted.clear()
@@ -91,7 +91,7 @@ def test_a_second_run_goes_on(tmp_path: Path, digits: ImageSplit, monkeypatch: p
         names, networks = ["fog", "contrast"], networks or load_networks(sources)
         return robustness.measure(networks, clean, sets, "digits", known, corruptions=names, progress=False)
 
-    monkeypatch.setattr(robustness, "count_correct", count)
+    monkeypatch.setattr(robustness, "score", count)
     before = measure(FIRST)
     lines = cache.read_text().splitlines(keepends=True)
     assert len(lines) == 1 + 2 * 5 + 2 * 5  # a result a set, and the hash of what is generated
@@ -105,6 +105,32 @@ def test_a_second_run_goes_on(tmp_path: Path, digits: ImageSplit, monkeypatch: p
     monkeypatch.setattr(RegeneratedSets, "load", None)  # nothing is generated either
     assert measure(SECOND, FIRST)["models"] == after["models"][::-1]
     assert counted == []
+
+
+def test_calibration_error_by_hand(digits: ImageSplit) -> None:
+    """Guo et al. (2017), equation 3: the gap between confidence and accuracy in each of 15 bins, by their share."""
+    network, split = load_networks([FIRST])[0], digits.take(torch.arange(200))
+    logits = network.module(split.images.float() / 255).double()
+    confidence, found = (logits.exp() / logits.exp().sum(1, keepdim=True)).max(1)
+    right, expected = (found == split.labels).numpy(), 0.0
+    bins = np.ceil(confidence.detach().numpy() * 15)
+    for number in np.unique(bins):
+        inside = bins == number
+        expected += abs(right[inside].mean() - confidence.detach().numpy()[inside].mean()) * inside.mean()
+    measured = score(network, split)
+    assert measured.correct == right.sum()
+    assert measured.calibration_error == pytest.approx(100 * expected, abs=1e-3)
+    assert measured.calibration_error > 1
+
+
+def test_means_over_the_common_corruptions() -> None:
+    """The fifteen of public leaderboards, without the extra ones; none where one is missing."""
+    accuracy = {name: [float(index)] * 5 for index, names in enumerate(CATEGORIES.values()) for name in names}
+    found = robustness.summary(accuracy)
+    assert found["common"] == pytest.approx((3 * 0 + 4 * 1 + 4 * 2 + 4 * 3) / 15)
+    assert found["total"] == pytest.approx((3 * 0 + 4 * 1 + 4 * 2 + 4 * 3 + 4 * 4) / 19)
+    del accuracy["fog"]
+    assert robustness.summary(accuracy)["common"] is None
 
 
 def test_released_sets_are_preferred(tmp_path: Path, digits: ImageSplit, capsys: pytest.CaptureFixture[str]) -> None:
@@ -123,7 +149,7 @@ def test_released_sets_are_preferred(tmp_path: Path, digits: ImageSplit, capsys:
     dark = ImageSplit(digits.images[:6] // 5, digits.labels[:6], digits.classes)
     assert result["sets"]["fog"][4] == dark.sha256()
     network = load_networks([FIRST])[0]
-    assert result["models"][0]["runs"][0]["accuracy"]["fog"][4] == pytest.approx(100 * count_correct(network, dark) / 6)
+    assert result["models"][0]["runs"][0]["accuracy"]["fog"][4] == pytest.approx(100 * score(network, dark).correct / 6)
 
 
 def result_of(accuracies: dict[str, list[dict[str, list[float]]]], baseline: str | None) -> dict[str, Any]:
@@ -160,7 +186,16 @@ def test_seeds_are_runs_of_one_model(tmp_path: Path, digits: ImageSplit) -> None
     assert len({network.label for network in networks}) == 2
     assert len({network.sha256 for network in networks}) == 3
     figures = robustness.over_seeds(
-        [{"clean": clean, "total": 50.0, "categories": {"noise": 10.0}} for clean in (80.0, 90.0)]
+        [
+            {
+                "clean": clean,
+                "common": None,
+                "total": 50.0,
+                "categories": {"noise": 10.0},
+                "calibration_error": {"clean": clean / 40, "common": None},
+            }
+            for clean in (80.0, 90.0)
+        ]
     )
     assert figures["mean"]["clean"] == 85.0
     assert figures["std"]["clean"] == pytest.approx(50**0.5)
@@ -240,9 +275,9 @@ def test_golden_numbers_of_an_embedded_model(cifar10: Path) -> None:
     clean = load_test_split(str(cifar10), (32, 32), progress=False).take(torch.arange(200))
     network = load_networks(["resnet20_lasilu.cifar10"])[0]
     sets = RegeneratedSets(clean)
-    found = {"clean": count_correct(network, clean)}
+    found = {"clean": score(network, clean).correct}
     for name in ("gaussian_noise", "glass_blur", "frost", "elastic_transform", "spatter"):
-        found[name] = count_correct(network, sets.load(name, 3))
+        found[name] = score(network, sets.load(name, 3)).correct
     assert found == {
         "clean": 172,
         "gaussian_noise": 146,

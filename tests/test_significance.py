@@ -59,7 +59,18 @@ def report(folder: Path, models: dict[str, dict[int, float]]) -> Path:
     folder.mkdir()
     entries: list[dict[str, Any]] = []
     for name, runs in models.items():
-        of = [{"seed": seed, "clean": v, "total": v - 20, "categories": {"noise": v - 30}} for seed, v in runs.items()]
+        of = [
+            {
+                "seed": seed,
+                "clean": v,
+                "common": None,
+                "total": v - 20,
+                "categories": {"noise": v - 30},
+                "accuracy": {"gaussian_noise": [0.0, 0.0, v - 40, 0.0, 0.0]},
+                "calibration_error": {"clean": (100 - v) / 2, "common": None},
+            }
+            for seed, v in runs.items()
+        ]
         entries.append({"name": name, "runs": of})
     (folder / "robustness.json").write_text(json.dumps({"models": entries}))
     return folder
@@ -74,12 +85,18 @@ def test_table_over_reports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert (code, err) == (0, "")
     result = json.loads((tmp_path / "o" / "significance.json").read_text())
     rows = result["comparisons"]
-    assert len(rows) == 2 * 3
+    measures = ["clean", "Gaussian noise, severity 3", "total", "noise", "calibration error, clean"]
+    assert [row["measure"] for row in rows] == 2 * measures  # the hypotheses first; nothing measured on the fifteen
     assert {row["pairs"] for row in rows} == {5}  # paired by seed: the sixth has no partner
     first = rows[0]
     assert (first["against"], first["measure"]) == ("relu", "clean")
     assert first["p"] == pytest.approx(stats.ttest_rel([better[s] for s in relu], list(relu.values())).pvalue)
-    assert [row["p_holm"] for row in rows] == pytest.approx(holm([row["p"] for row in rows]))
+    # the hypotheses, named before, are not diluted by what was not
+    others = [row for row in rows if row["measure"] not in measures[:2]]
+    assert all(row["p_holm"] == row["p"] for row in rows if row not in others)
+    assert [row["p_holm"] for row in others] == pytest.approx(holm([row["p"] for row in others]))
+    assert "after Holm's correction for all 6" in out
+    assert (tmp_path / "o" / "significance.png").stat().st_size > 5000
     assert "| `relu` | `silu` |" in out
     assert f"**{first['difference']:+.2f} (< 1e-3)**" in out
 
@@ -97,3 +114,14 @@ def test_reports_that_cannot_be_compared(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no other model"):
         significance([alone], "relu", tmp_path / "o")
     assert not (tmp_path / "o").exists()
+
+
+def test_what_wilcoxons_test_cannot_say(tmp_path: Path) -> None:
+    """With n seeds the smallest two-sided p-value is that of one of 2^n orders of signs, and of its opposite."""
+    seeds = {11: 0.0, 22: 0.0, 33: 0.0}
+    folder = report(tmp_path / "r", {"relu": dict.fromkeys(seeds, 90.0), "lasilu": {11: 91.0, 22: 92.0, 33: 93.0}})
+    result = significance([folder], "lasilu", tmp_path / "o")
+    assert {row["test"] for row in result["comparisons"]} == {"Wilcoxon"}  # a constant sample has no shape
+    assert min(row["p"] for row in result["comparisons"]) == pytest.approx(0.25)
+    text = (tmp_path / "o" / "significance.md").read_text()
+    assert "no p-value of 3 seeds can be below 0.25, however large the difference" in text

@@ -75,10 +75,25 @@ def p_value_table(model: str, comparisons: Sequence[Mapping[str, Any]], place: S
         found = cells.setdefault(tuple(row[key] for key in place), {})
         found[row["against"]] = f"**{shown}**" if row["p_holm"] < SIGNIFICANT else shown
     rows = [[*where, *(found.get(other, "-") for other in others)] for where, found in cells.items()]
+    named = dict.fromkeys(row["measure"] for row in comparisons if row.get("hypothesis"))
+    corrected = sum(not row.get("hypothesis") for row in comparisons)
+    hypotheses = f", those of the hypotheses ({'; '.join(named)}) as they are, the others" if named else ""
     return (
-        f"By how many points `{model}` differs from the others, mean over seeds; in brackets p-values of paired tests "
-        f"after Holm's correction for all {len(comparisons)}, bold below {SIGNIFICANT}:\n\n"
-        f"{markdown_table([*place, *(f'`{other}`' for other in others)], rows)}"
+        f"By how many points `{model}` differs from the others, mean over seeds; in brackets p-values of paired tests"
+        f"{hypotheses} after Holm's correction for all {corrected}, bold below {SIGNIFICANT}:\n\n"
+        f"{markdown_table([*place, *(f'`{other}`' for other in others)], rows)}{_limit_of_wilcoxon(comparisons)}"
+    )
+
+
+def _limit_of_wilcoxon(comparisons: Sequence[Mapping[str, Any]]) -> str:
+    """How small a p-value Wilcoxon's test can give with as many seeds, where it was taken."""
+    pairs = [row["pairs"] for row in comparisons if row.get("test") == "Wilcoxon"]
+    if not pairs:
+        return ""
+    few = min(pairs)
+    return (
+        f"\n\nWhere Wilcoxon's test was taken ({len(pairs)} of {len(comparisons)} comparisons), no p-value of {few} "
+        f"seeds can be below {2 / 2**few:.2g}, however large the difference."
     )
 
 

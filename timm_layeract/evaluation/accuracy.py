@@ -1,15 +1,36 @@
-"""Predictions of a network over a split. Imports torch, `data`, `networks`."""
+"""Predictions of a network over a split, how many are right, and how far its confidence is to be believed.
+
+Imports torch, torchmetrics, `data`, `networks`.
+"""
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torchmetrics.functional.classification import multiclass_calibration_error
 
 from ..data.sources import ImageSplit
 from ..errors import UserError
 from .networks import Network
 
-__all__ = ["count_correct", "default_device", "predict"]
+__all__ = ["Score", "default_device", "predict", "score"]
 
 BATCH = 125  # images at once: few enough for a processor's caches
+BINS = 15  # of confidence, as Guo et al. (2017) take them
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a network makes of a set.
+
+    Attributes:
+        correct: Number of images that it classifies as labelled.
+        calibration_error: Expected calibration error (Guo et al. 2017, equation 3): the mean distance, in percent,
+            between the confidence in the predicted class and the accuracy, over 15 equal bins of confidence.
+    """
+
+    correct: int
+    calibration_error: float
 
 
 def default_device() -> torch.device:
@@ -19,7 +40,7 @@ def default_device() -> torch.device:
 
 @torch.inference_mode()
 def predict(network: Network, images: Tensor, classes: int, bf16: bool = False) -> Tensor:
-    """Predicted class of each image.
+    """Probability of each class for each image.
 
     Args:
         network: Gives logits ``(N, classes)``.
@@ -28,7 +49,7 @@ def predict(network: Network, images: Tensor, classes: int, bf16: bool = False) 
         bf16: Compute under bfloat16 autocast.
 
     Returns:
-        int64 ``(N,)`` on the CPU.
+        float32 ``(N, classes)`` on the CPU.
 
     Raises:
         UserError: The network has another number of outputs.
@@ -43,10 +64,13 @@ def predict(network: Network, images: Tensor, classes: int, bf16: bool = False) 
             raise UserError(
                 f"{network.source} gives {tuple(logits.shape[1:])} outputs; the data has {classes} classes."
             )
-        found.append(logits.argmax(1).cpu())
+        found.append(logits.float().softmax(1).cpu())
     return torch.cat(found)
 
 
-def count_correct(network: Network, split: ImageSplit, bf16: bool = False) -> int:
-    """Number of images that the network classifies as labelled."""
-    return int((predict(network, split.images, len(split.classes), bf16) == split.labels).sum())
+def score(network: Network, split: ImageSplit, bf16: bool = False) -> Score:
+    """How many images of a split a network classifies as labelled, and its calibration error there."""
+    classes = len(split.classes)
+    probabilities = predict(network, split.images, classes, bf16)
+    error = multiclass_calibration_error(probabilities, split.labels, classes, n_bins=BINS, norm="l1")
+    return Score(int((probabilities.argmax(1) == split.labels).sum()), 100 * float(error))

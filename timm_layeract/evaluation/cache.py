@@ -1,17 +1,20 @@
 """Results that are known already, so that a run that was stopped, or repeated with one more model, goes on.
 
-A file of JSON lines, one written after each set. Imports the standard library only.
+A file of JSON lines, one written after each set. Imports `accuracy`.
 """
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+from .accuracy import Score
 
 __all__ = ["ResultCache"]
 
 
 class ResultCache:
-    """Correct answers per (network, set), and the hash of each set that can be generated again.
+    """Scores per (network, set), and the hash of each set that can be generated again.
 
     Args:
         path: File of JSON lines; made with its folder at the first result.
@@ -19,7 +22,7 @@ class ResultCache:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._correct: dict[tuple[str, str], int] = {}
+        self._scores: dict[tuple[str, str], Score] = {}
         self._sets: dict[str, str] = {}
         lines = path.read_text().split("\n") if path.exists() else []
         if lines and lines[-1]:  # the run was stopped while it wrote this line
@@ -27,17 +30,17 @@ class ResultCache:
         for line in lines[:-1]:
             self._remember(json.loads(line))
 
-    def correct(self, network: str, images: str | None) -> int | None:
-        """Correct answers of a network (by hash) on a set (by hash), None if unknown."""
-        return None if images is None else self._correct.get((network, images))
+    def score(self, network: str, images: str | None) -> Score | None:
+        """Score of a network (by hash) on a set (by hash), None if unknown."""
+        return None if images is None else self._scores.get((network, images))
 
     def set_hash(self, recipe: str | None) -> str | None:
         """Hash of the set that a recipe generates, None if unknown."""
         return None if recipe is None else self._sets.get(recipe)
 
-    def put_correct(self, network: str, images: str, correct: int) -> None:
+    def put_score(self, network: str, images: str, score: Score) -> None:
         """Remember a result."""
-        self._write({"network": network, "set": images, "correct": correct})
+        self._write({"network": network, "set": images, **asdict(score)})
 
     def put_set(self, recipe: str | None, images: str) -> None:
         """Remember a set's hash, unless it has no recipe."""
@@ -53,5 +56,5 @@ class ResultCache:
     def _remember(self, line: dict[str, Any]) -> None:
         if "recipe" in line:
             self._sets[line["recipe"]] = line["set"]
-        else:
-            self._correct[line["network"], line["set"]] = line["correct"]
+        elif "calibration_error" in line:  # without it, of a version that did not measure it: measured again
+            self._scores[line["network"], line["set"]] = Score(line["correct"], line["calibration_error"])

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from ..data.corruptions.constants import SEVERITIES
 from ..figures import new_figure, save_figure
+from ..files import SIGNIFICANT
 
-__all__ = ["plot_categories", "plot_severities", "plot_strip"]
+__all__ = ["plot_categories", "plot_forest", "plot_severities", "plot_strip"]
 
 Result = Mapping[str, Any]
 
@@ -32,6 +33,33 @@ def plot_categories(result: Result, path: Path) -> None:
     panel.set_ylabel("accuracy, %")
     panel.set_ylim(0, 100)
     panel.legend(fontsize=7, ncols=2, loc="lower left")
+    save_figure(figure, path)
+
+
+def plot_forest(model: str, comparisons: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Differences of one model to others with their 95 % intervals, a panel each; hypotheses are black.
+
+    Args:
+        model: Its name.
+        comparisons: As `significance.compare_models` gives them.
+        path: Of the PNG.
+    """
+    others = list(dict.fromkeys(row["against"] for row in comparisons))
+    measures = list(dict.fromkeys(row["measure"] for row in comparisons))
+    figure, axes = new_figure(1, len(others), 3.6, 0.24 * len(comparisons) / len(others) + 1.2)
+    for panel, other in zip(axes[0], others, strict=True):
+        panel.axvline(0, color="grey", linewidth=0.8)
+        for row in (row for row in comparisons if row["against"] == other):
+            low, high = row["interval"]
+            colour = "black" if row.get("hypothesis") else "tab:blue"
+            height = measures.index(row["measure"])
+            panel.plot((low, high), (height, height), color=colour, linewidth=1.2)
+            filled = colour if row["p_holm"] < SIGNIFICANT else "white"
+            panel.plot(row["difference"], height, color=colour, marker="o", markersize=5, markerfacecolor=filled)
+        panel.set_yticks(range(len(measures)), measures, fontsize=7)
+        panel.invert_yaxis()
+        panel.set_title(f"{model}\nagainst {other}", fontsize=8)
+        panel.set_xlabel(f"difference in points, 95 % interval; filled: p < {SIGNIFICANT}", fontsize=7)
     save_figure(figure, path)
 
 

@@ -33,12 +33,14 @@ def write_csv(result: Result, path: Path) -> None:
 def summary_table(result: Result) -> str:
     """Clean, total and categories of each model, the mean over its seeds with the deviation where there are several."""
     errors = corruption_errors(result)
-    head = ["model", "seeds", *result["models"][0]["mean"], *(["mCE"] if errors else [])]
+    calibrated = list(result["models"][0].get("calibration_error", ()))
+    named = [*result["models"][0]["mean"], *(f"ECE {each}" for each in calibrated), *(["mCE"] if errors else [])]
     rows = []
     for model in result["models"]:
         mce = [f"{errors[model['name']]['mCE']:.1f}"] if errors else []
-        rows.append([f"`{model['name']}`", str(len(model["runs"])), *cells_over_seeds(model), *mce])
-    return markdown_table(head, rows)
+        ece = [f"{model['calibration_error'][each]:.2f}" for each in calibrated]
+        rows.append([f"`{model['name']}`", str(len(model["runs"])), *cells_over_seeds(model), *ece, *mce])
+    return markdown_table(["model", "seeds", *named], rows)
 
 
 def corruption_table(result: Result) -> str:
@@ -63,6 +65,10 @@ def measured_on(result: Result) -> str:
 def provenance(result: Result) -> str:
     """What was measured, in a few sentences."""
     lines = [f"Top-1 accuracy in percent on {measured_on(result)}."]
+    if "common" in result["models"][0]["mean"]:
+        lines.append("common is the mean over the fifteen corruptions of public leaderboards, total over all nineteen.")
+    if "calibration_error" in result["models"][0]:
+        lines.append("ECE is the expected calibration error in percent, over 15 bins of confidence.")
     if any(len(model["runs"]) == 1 for model in result["models"]):
         lines.append("One seed of a model says nothing about the spread over seeds.")
     if result["baseline"]:

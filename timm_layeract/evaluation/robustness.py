@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
 from typing import Any, Protocol
 
-from ..data.corruptions.constants import CATEGORIES, CORRUPTIONS, SEVERITIES, benchmark_of
+from ..data.corruptions.constants import CATEGORIES, COMMON, CORRUPTIONS, SEVERITIES, benchmark_of
 from ..data.corruptions.generate import VERSIONS
 from ..data.sources import ImageSplit
 from ..errors import UserError, did_you_mean
 from ..files import surroundings
 from ..progress import progress_bar
-from .accuracy import count_correct
+from .accuracy import Score, score
 from .cache import ResultCache
 from .networks import Network
 
@@ -71,8 +71,8 @@ def measure(
 
     Returns:
         What robustness.json holds: ``data``, ``sets`` with their hashes, ``models`` with ``runs`` (a network each:
-        ``clean``, ``accuracy`` by corruption and severity, ``total``, ``categories``, in percent) and their ``mean``
-        and ``std``, ``corruption_errors`` where there is a baseline.
+        ``clean``, ``accuracy`` by corruption and severity, ``common`` over the fifteen of leaderboards, ``total``,
+        ``categories``, ``calibration_error``, in percent) and their ``mean`` and ``std``.
 
     Raises:
         UserError: A corruption that the sets lack, an unknown baseline, a network with another number of classes.
@@ -84,7 +84,7 @@ def measure(
     height, width = clean.images.shape[2:]
     benchmark = benchmark_of(height, width)
     _check_baseline(baseline, labels, benchmark, corruptions)
-    counts = _Counts(networks, sets, cache, bf16)
+    counts = _Scores(networks, sets, cache, bf16)
     jobs = [(name, severity) for name in corruptions for severity in SEVERITIES]
     with progress_bar(progress) as bar:
         task = bar.add_task("clean", total=1 + len(jobs))
@@ -94,7 +94,6 @@ def measure(
             bar.update(task, description=f"{name} {severity}")
             counts.add_corrupted(name, severity, len(clean))
             bar.advance(task)
-    percent = {key: 100 * value / len(clean) for key, value in counts.correct.items()}
     return {
         "data": {
             "name": data_name,
@@ -104,7 +103,7 @@ def measure(
             "strengths": benchmark if sets.origin == "regenerated" else None,
         },
         "sets": {name: [counts.hashes[name, severity] for severity in SEVERITIES] for name in corruptions},
-        "models": [_model(label, networks, percent, corruptions) for label in labels],
+        "models": [_model(label, networks, counts.scores, len(clean), corruptions) for label in labels],
         "baseline": baseline,
         "precision": "bf16" if bf16 else "float32",
         **measured_in(networks[0]),
@@ -117,16 +116,16 @@ def measured_in(network: Network) -> dict[str, Any]:
     return {**found, "versions": {**found["versions"], **VERSIONS}}
 
 
-class _Counts:
-    """Correct answers of every network on every set, taken from the cache where it knows them."""
+class _Scores:
+    """Scores of every network on every set, taken from the cache where it knows them."""
 
     def __init__(self, networks: Sequence[Network], sets: CorruptedSets, cache: ResultCache, bf16: bool) -> None:
         self.networks, self.sets, self.cache, self.bf16 = networks, sets, cache, bf16
-        self.correct: dict[tuple[str, str, int], int] = {}
+        self.scores: dict[tuple[str, str, int], Score] = {}
         self.hashes: dict[tuple[str, int], str] = {}
 
     def add_corrupted(self, name: str, severity: int, count: int) -> None:
-        """Count on a corrupted set, which is made or read only where its hash or a result is unknown."""
+        """Measure on a corrupted set, which is made or read only where its hash or a result is unknown."""
         recipe = self.sets.recipe(name, severity)
         images, split = self.cache.set_hash(recipe), None
         if images is None:
@@ -139,15 +138,15 @@ class _Counts:
         self.add(name, severity, images, split)
 
     def add(self, name: str, severity: int, images: str, split: ImageSplit | None) -> None:
-        """Count on a set of this hash; it is loaded if need be where it is not given."""
+        """Measure on a set of this hash; it is loaded if need be where it is not given."""
         for network in self.networks:
             key = network.sha256 + (" bf16" if self.bf16 else "")
-            known = self.cache.correct(key, images)
+            known = self.cache.score(key, images)
             if known is None:
                 split = self.sets.load(name, severity) if split is None else split
-                known = count_correct(network, split, self.bf16)
-                self.cache.put_correct(key, images, known)
-            self.correct[network.source, name, severity] = known
+                known = score(network, split, self.bf16)
+                self.cache.put_score(key, images, known)
+            self.scores[network.source, name, severity] = known
 
 
 def _check_baseline(baseline: str | None, labels: list[str], benchmark: str, corruptions: Sequence[str]) -> None:
@@ -155,37 +154,46 @@ def _check_baseline(baseline: str | None, labels: list[str], benchmark: str, cor
         raise UserError("AlexNet's published errors belong to ImageNet-C; give one of the models as --baseline.")
     if baseline not in (None, ALEXNET, *labels):
         raise UserError(f"The baseline {baseline!r} is none of the models; {did_you_mean(str(baseline), labels)}")
-    missing = [name for name in _ALEXNET_ERRORS if name not in corruptions]
+    missing = [name for name in COMMON if name not in corruptions]
     if baseline is not None and missing:
         raise UserError(f"The mean corruption error is over 15 corruptions, and {missing[0]} is left out.")
 
 
 def _model(
-    label: str, networks: Sequence[Network], percent: dict[tuple[str, str, int], float], corruptions: Sequence[str]
+    label: str,
+    networks: Sequence[Network],
+    scores: dict[tuple[str, str, int], Score],
+    images: int,
+    corruptions: Sequence[str],
 ) -> dict[str, Any]:
     """The runs of one model, and their mean and deviation."""
     runs = []
     for network in networks:
         if network.label == label:
-            accuracy = {name: [percent[network.source, name, s] for s in SEVERITIES] for name in corruptions}
+            clean = scores[network.source, "clean", 0]
+            corrupted = {name: [scores[network.source, name, s] for s in SEVERITIES] for name in corruptions}
+            accuracy = {name: [100 * each.correct / images for each in found] for name, found in corrupted.items()}
+            errors = {name: [each.calibration_error for each in found] for name, found in corrupted.items()}
             runs.append(
                 {
                     "source": network.source,
                     "seed": network.seed,
                     "sha256": network.sha256,
                     "parameters": network.parameters,
-                    "clean": percent[network.source, "clean", 0],
+                    "clean": 100 * clean.correct / images,
                     **summary(accuracy),
                     "accuracy": accuracy,
+                    "calibration_error": {"clean": clean.calibration_error, "common": over_common(errors)},
                 }
             )
     return {"name": label, "runs": runs, **over_seeds(runs)}
 
 
 def summary(accuracy: Accuracies) -> dict[str, Any]:
-    """Means over the corruptions: of each category and in total (the 19 of the benchmark, as far as measured)."""
+    """Means over the corruptions: the fifteen common ones, in total (the 19, as far as measured), each category."""
     means = {name: mean(values) for name, values in accuracy.items()}
     return {
+        "common": over_common(accuracy),
         "total": mean(counted) if (counted := [means[name] for name in CORRUPTIONS if name in means]) else None,
         "categories": {
             category: mean(measured)
@@ -195,13 +203,28 @@ def summary(accuracy: Accuracies) -> dict[str, Any]:
     }
 
 
+def over_common(figures: Accuracies) -> float | None:
+    """Mean over the fifteen common corruptions, None where one was not measured."""
+    return mean(mean(figures[name]) for name in COMMON) if set(COMMON) <= set(figures) else None
+
+
+def figures_of(run: Mapping[str, Any]) -> dict[str, float]:
+    """``clean``, ``common``, ``total`` and the categories of one network, as far as they were measured."""
+    found = {**{key: run[key] for key in ("clean", "common", "total")}, **run["categories"]}
+    return {key: value for key, value in found.items() if value is not None}
+
+
 def over_seeds(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Mean and sample deviation of ``clean``, ``total`` and the categories over the runs of a model."""
-    figures = [{"clean": run["clean"], "total": run["total"], **run["categories"]} for run in runs]
-    columns = {key: [each[key] for each in figures] for key in figures[0] if figures[0][key] is not None}
+    """Mean and sample deviation of the figures over the runs of a model, and the mean calibration error."""
+    figures = [figures_of(run) for run in runs]
+    errors = [run["calibration_error"] for run in runs]
+    columns = {key: [each[key] for each in figures] for key in figures[0]}
     return {
         "mean": {key: mean(values) for key, values in columns.items()},
         "std": {key: stdev(values) for key, values in columns.items()} if len(runs) > 1 else None,
+        "calibration_error": {
+            key: mean(each[key] for each in errors) for key, value in errors[0].items() if value is not None
+        },
     }
 
 
@@ -216,8 +239,7 @@ def corruption_errors(result: Mapping[str, Any]) -> dict[str, dict[str, float]] 
         return None
     errors = {
         model["name"]: {
-            name: mean(100 - value for run in model["runs"] for value in run["accuracy"][name])
-            for name in _ALEXNET_ERRORS
+            name: mean(100 - value for run in model["runs"] for value in run["accuracy"][name]) for name in COMMON
         }
         for model in result["models"]
     }

@@ -142,7 +142,7 @@ def _strip(
     first = {network.label: network for network in reversed(networks)}
     stacked = torch.stack(list(pictures.values()))
     predictions = {
-        label: [clean.classes[index] for index in predict(network, stacked, len(clean.classes)).tolist()]
+        label: [clean.classes[index] for index in predict(network, stacked, len(clean.classes)).argmax(1).tolist()]
         for label, network in reversed(first.items())
     }
     plot_strip(pictures, predictions, clean.classes[int(clean.labels[0])], path)

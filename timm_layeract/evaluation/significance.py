@@ -1,8 +1,8 @@
 """Is one model better than another over seeds? Paired tests as in the paper's Tables 20 to 23. Imports numpy, scipy.
 
 Two models trained with the same seeds are paired by seed. If Shapiro-Wilk rejects normality for neither sample, the
-test is the paired t-test, else Wilcoxon's signed-rank test (v3, appendix K); both two-sided. Many comparisons in a
-table are corrected by Holm's method.
+test is the paired t-test, else Wilcoxon's signed-rank test (v3, appendix K); both two-sided. `HYPOTHESES` were named
+before the runs that test them, so their p-values stand as they are; all others are corrected together by Holm's method.
 """
 
 import json
@@ -16,11 +16,16 @@ from scipy import stats
 
 from ..errors import UserError, did_you_mean
 from ..files import SIGNIFICANT, markdown_table, p_value_table, write_json
+from .plots import plot_forest
+from .robustness import figures_of
 
-__all__ = ["Comparison", "compare", "compare_models", "holm", "significance"]
+__all__ = ["HYPOTHESES", "Comparison", "compare", "compare_models", "holm", "significance"]
 
 CONFIDENCE = 0.95
 T_TEST, WILCOXON = "paired t-test", "Wilcoxon"
+GAUSSIAN = ("gaussian_noise", 3)  # corruption and severity
+GAUSSIAN_NOISE = "Gaussian noise, severity 3"
+HYPOTHESES = ("clean", "common", GAUSSIAN_NOISE)
 
 
 @dataclass(frozen=True)
@@ -97,7 +102,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def significance(reports: Sequence[str | Path], model: str, output: str | Path) -> dict[str, Any]:
-    """Compare one model with all others of robustness reports; write significance.json and .md.
+    """Compare one model with all others of robustness reports; write significance.json, .md and .png, a forest plot.
 
     Args:
         reports: Folders that `layeract robustness` wrote, or their robustness.json.
@@ -105,16 +110,17 @@ def significance(reports: Sequence[str | Path], model: str, output: str | Path) 
         output: Folder to write to.
 
     Returns:
-        What significance.json holds: ``model``, and ``comparisons`` with ``report``, ``measure``, ``against``, the
-        fields of `Comparison` and ``p_holm``.
+        What significance.json holds: ``model``, and ``comparisons`` as `compare_models` gives them.
 
     Raises:
         UserError: No such report or model, or fewer than three seeds in common.
     """
     found = {str(report): _read_models(Path(report)) for report in reports}
-    result = {"model": model, "level": SIGNIFICANT, "comparisons": compare_models(found, model)}
+    comparisons = compare_models(found, model)
+    result = {"model": model, "level": SIGNIFICANT, "comparisons": comparisons}
     write_json(Path(output) / "significance.json", result)
     (Path(output) / "significance.md").write_text(markdown(result))
+    plot_forest(model, comparisons, Path(output) / "significance.png")
     return result
 
 
@@ -126,14 +132,15 @@ def _read_models(report: Path) -> list[dict[str, Any]]:
 
 
 def compare_models(reports: Mapping[str, Sequence[Mapping[str, Any]]], model: str) -> list[dict[str, Any]]:
-    """Compare one model with all others, in each measure; p-values are corrected for all comparisons together.
+    """Compare one model with all others, in each measure; those beside the hypotheses are corrected together.
 
     Args:
         reports: Name of a report -> its ``models``.
         model: Label of the model, in each report.
 
     Returns:
-        ``report``, ``measure``, ``against``, the fields of `Comparison` and ``p_holm`` of each.
+        ``report``, ``measure``, ``against``, the fields of `Comparison`, whether it is a ``hypothesis``, and
+        ``p_holm`` of each: of a hypothesis, which is a family of its own, p itself.
 
     Raises:
         UserError: A report without the model or without another, or fewer than three seeds in common.
@@ -154,18 +161,24 @@ def compare_models(reports: Mapping[str, Sequence[Mapping[str, Any]]], model: st
                 )
             for measure in own[seeds[0]]:
                 pair = [[each[seed][measure] for seed in seeds] for each in (own, runs)]
-                rows.append({"report": report, "measure": measure, "against": other, **asdict(compare(*pair))})
-    adjusted = holm([row["p"] for row in rows])
-    return [{**row, "p_holm": p} for row, p in zip(rows, adjusted, strict=True)]
+                of = {"report": report, "measure": measure, "against": other, "hypothesis": measure in HYPOTHESES}
+                rows.append({**of, **asdict(compare(*pair))})
+    adjusted = iter(holm([row["p"] for row in rows if not row["hypothesis"]]))
+    return [{**row, "p_holm": row["p"] if row["hypothesis"] else next(adjusted)} for row in rows]
 
 
 def _by_seed(model: Mapping[str, Any]) -> dict[int, dict[str, float]]:
-    """Seed -> measure -> accuracy."""
-    return {
-        run["seed"]: {"clean": run["clean"], "total": run["total"], **run["categories"]}
-        for run in model["runs"]
-        if run["seed"] is not None
-    }
+    """Seed -> measure -> percent, the hypotheses first."""
+    found = {}
+    for run in model["runs"]:
+        if run["seed"] is not None:
+            corruption, severity = GAUSSIAN
+            noisy = run["accuracy"].get(corruption)
+            errors = {f"calibration error, {name}": value for name, value in run["calibration_error"].items()}
+            figures = {**figures_of(run), GAUSSIAN_NOISE: noisy[severity - 1] if noisy else None, **errors}
+            order = dict.fromkeys([*HYPOTHESES, *figures])
+            found[run["seed"]] = {name: value for name in order if (value := figures.get(name)) is not None}
+    return found
 
 
 def markdown(result: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ from ...errors import UserError, did_you_mean
 
 __all__ = [
     "CATEGORIES",
+    "COMMON",
     "CORRUPTIONS",
     "QUICK_CATEGORY",
     "QUICK_IMAGES",
@@ -32,6 +33,8 @@ CATEGORIES: dict[str, tuple[str, ...]] = {
     "extra": ("speckle_noise", "gaussian_blur", "spatter", "saturate"),
 }
 CORRUPTIONS = tuple(name for names in CATEGORIES.values() for name in names)
+# The fifteen that public leaderboards average over; the extra ones are meant for validation.
+COMMON = tuple(name for name in CORRUPTIONS if name not in CATEGORIES["extra"])
 # The paper's fourth version names these three without their strengths, which are ours; they count in no total.
 SIMPLE: dict[str, tuple[str, tuple[float, ...]]] = {
     "simple_gaussian_noise": ("gaussian_noise", (0.05, 0.1, 0.15, 0.2, 0.25)),
