@@ -36,7 +36,7 @@ def layeract(*arguments: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, 
 COMMANDS = (
     *("train", "finetune", "adapt", "sweep", "recipes", "runs", "compare"),
     *("list", "info", "download", "convert", "predict", "publish", "embed"),
-    *("robustness", "corrupt", "significance", "shifts", "r-score", "convergence", "analyze"),
+    *("evaluate", "robustness", "corrupt", "significance", "shifts", "r-score", "convergence", "analyze"),
 )
 
 

@@ -11,14 +11,17 @@ from ..allocator import reuse_freed_memory
 from ..errors import UserError
 from .adaptation import adapt
 from .analyze import app as analyze
-from .evaluation import corrupt, robustness, shifts, significance
+from .evaluation import corrupt, evaluate, robustness, shifts, significance
 from .hub import convert, download, info, list_, publish
 from .measures import convergence, r_score
 from .predict import predict
 from .training import compare, embed, finetune, recipes, runs, sweep, train
 
 # What only an extra installs, and which one.
-EXTRAS = {**dict.fromkeys(("cv2", "imagecorruptions", "mlxtend", "scipy"), "eval"), "tokenizers": "text"}
+EXTRAS = {
+    **dict.fromkeys(("cv2", "imagecorruptions", "mlxtend", "scipy", "torchmetrics"), "eval"),
+    "tokenizers": "text",
+}
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -29,7 +32,7 @@ app = typer.Typer(
 PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Train": (train, finetune, adapt, sweep, recipes, runs, compare),
     "Trained networks": (list_, info, download, convert, predict, publish, embed),
-    "Measure": (robustness, corrupt, significance, shifts, r_score, convergence),
+    "Measure": (evaluate, robustness, corrupt, significance, shifts, r_score, convergence),
 }
 for panel, commands in PANELS.items():
     for command in commands:

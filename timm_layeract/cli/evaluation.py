@@ -1,7 +1,7 @@
-"""`layeract robustness`, `corrupt`, `significance`, `shifts`. Thin: each is one call into the package."""
+"""`layeract evaluate`, `robustness`, `corrupt`, `significance`, `shifts`. Thin: each is one call into the package."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -25,6 +25,71 @@ Corruptions = Annotated[
 ]
 Bf16 = Annotated[bool, typer.Option("--bf16", help="Compute under bfloat16 autocast: faster, slightly other numbers.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Measure the first images only.")]
+
+
+def evaluate(
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model",
+            "-m",
+            help="timm name with weights (resnet50_lasilu), hf-hub:ORG/NAME, folder of a model or training run, "
+            "ARCHITECTURE=FILE, or package.module:function returning a network.",
+        ),
+    ],
+    data: Data,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="JSON file for the result.")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Part of the data; test if left out, else validation, else the only one.")
+    ] = None,
+    image_size: Annotated[int | None, typer.Option(min=1, help="Side of the images, instead of the model's.")] = None,
+    crop_pct: Annotated[
+        float | None, typer.Option(min=0.01, help="Share of the resized image that is kept, instead of the model's.")
+    ] = None,
+    crop_mode: Annotated[
+        Literal["center", "squash", "border"] | None, typer.Option(help="How to crop, instead of the model's way.")
+    ] = None,
+    interpolation: Annotated[
+        Literal["bilinear", "bicubic", "nearest", "lanczos", "box", "hamming"] | None,
+        typer.Option(help="How to resize, instead of the model's way."),
+    ] = None,
+    upright: Annotated[
+        bool, typer.Option("--upright/--as-stored", help="Turn photographs by their EXIF orientation; timm does not.")
+    ] = True,
+    valid_labels: Annotated[
+        Path | None,
+        typer.Option(help="File with the model's output for each class of the data, one a line (ImageNet-A, -R)."),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images at once.")] = 256,
+    bf16: Bf16 = False,
+    workers: Annotated[int | None, typer.Option(min=0, help="Processes that decode images; one a core.")] = None,
+    data_name: DataName = None,
+) -> None:
+    """Measure a classifier's top-1 and top-5 accuracy, as timm's validate.py does.
+
+    Images are resized and cropped as the model's config says. Runs under `accelerate launch` on any number of
+    processes, with the same figures.
+
+    Example: `layeract evaluate -m resnet50_lasilu.tin200 -d zh-plus/tiny-imagenet -o result.json`
+    """
+    from ..evaluation.evaluate import evaluate, read_indices
+
+    evaluate(
+        model,
+        data,
+        output,
+        split=split,
+        image_size=image_size,
+        crop_pct=crop_pct,
+        crop_mode=crop_mode,
+        interpolation=interpolation,
+        upright=upright,
+        valid_labels=read_indices(valid_labels) if valid_labels else (),
+        batch_size=batch_size,
+        bf16=bf16,
+        workers=workers,
+        data_name=data_name,
+    )
 
 
 def robustness(

@@ -19,13 +19,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..errors import UserError
+from ..errors import UserError, did_you_mean
 from ..progress import tracked
 
 __all__ = [
+    "EncodedRows",
     "ImageSplit",
     "Split",
     "StoredSplit",
+    "encoded_test_rows",
     "holdout",
     "is_data_set",
     "load_splits",
@@ -178,13 +180,75 @@ def load_test_split(source: str, image_size: tuple[int, int], progress: bool = T
             more than fit into memory.
     """
     loaded = open_data_set(source)
-    name = _test_name(loaded) or (next(iter(loaded)) if len(loaded) == 1 else None)
-    if name is None:
-        raise UserError(f"{source} has no test split, only {', '.join(loaded)}; name the test files test*.")
-    split = _split(loaded[name], source, image_size, progress)
+    split = _split(loaded[_test_split(loaded, source)], source, image_size, progress)
     if isinstance(split, StoredSplit):
         raise UserError(f"The {len(split)} test images of {source} decode to more than {MAX_BYTES >> 30} GiB.")
     return split
+
+
+@dataclass(frozen=True)
+class EncodedRows:
+    """Images of a split as they lie in their files, with their labels.
+
+    Attributes:
+        rows: Encoded images.
+        column: Name of the image column.
+        labels: int64, ``(N,)``, indices into `classes`.
+        classes: Label names.
+        split: What the data set calls the split.
+        source: Named in errors.
+    """
+
+    rows: datasets.Dataset
+    column: str
+    labels: Tensor
+    classes: tuple[str, ...]
+    split: str
+    source: str
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def open(self, index: int) -> Image.Image:
+        """One image, decoded, in the mode and size that it has; UserError if it cannot be read."""
+        file = self.rows[index][self.column]
+        try:
+            with _open_file(file) as stream:
+                picture = Image.open(stream)
+                picture.load()
+        except OSError as error:
+            name = file["path"] or f"number {index}"
+            raise UserError(f"{self.source}: image {name} cannot be read ({error}); remove or replace it.") from error
+        return picture
+
+
+def encoded_test_rows(source: str, split: str | None = None) -> EncodedRows:
+    """The split that a model is tested on, or the one named, not decoded yet.
+
+    Args:
+        source: As of `load_splits`.
+        split: Name of a split; the test split if None, else the validation split, else the only one.
+
+    Raises:
+        UserError: No such data set or split, no image or label column, labels outside their classes.
+    """
+    loaded = open_data_set(source)
+    if split is not None and split not in loaded:
+        raise UserError(f"{source} has no split {split!r}; {did_you_mean(split, loaded)}")
+    name = split or _test_split(loaded, source)
+    rows = loaded[name]
+    column = _column(rows, source, datasets.Image, "image")
+    labels, classes = _labels(rows, source)
+    files = rows.select_columns([column]).cast_column(column, datasets.Image(decode=False))
+    return EncodedRows(files, column, labels, classes, name, source)
+
+
+def _test_split(loaded: datasets.DatasetDict, source: str) -> str:
+    """Name of the split to test on: test, else validation, else the only one."""
+    name = _test_name(loaded) or (next(iter(loaded)) if len(loaded) == 1 else None)
+    if name is None:
+        raise UserError(f"{source} has no test split, only {', '.join(loaded)}; name the test files test*.")
+    return name
 
 
 def _test_name(loaded: datasets.DatasetDict) -> str | None:
