@@ -1,4 +1,4 @@
-"""Timing that can be compared: all contenders in one process, in turn, medians. Imports torch and rich."""
+"""Timing that can be compared: all contenders in one process, in turn, medians."""
 
 import os
 import resource

@@ -1,4 +1,4 @@
-"""Whole networks: a training step, inference, and the memory of both. Imports timm, the package and its siblings."""
+"""Whole networks: a training step, inference, and the memory of both."""
 
 import json
 import subprocess

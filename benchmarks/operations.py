@@ -1,7 +1,4 @@
-"""Operations side by side: LayerAct's backends, what others take for their place, and the authors' module if given.
-
-Imports torch, the package and `measure`.
-"""
+"""Operations side by side: LayerAct's backends, what others take for their place, and the authors' module if given."""
 
 import importlib.util
 from collections.abc import Callable, Iterator
@@ -13,8 +10,9 @@ import torch.nn.functional as F
 from rich.progress import Progress
 from torch import Tensor, nn
 
-from timm_layeract import LASiLU, composite, kernels
+from timm_layeract import LASiLU, kernels
 from timm_layeract import functional as LF
+from timm_layeract.definition import composite
 from timm_layeract.layers.batch_norm_act import norm_act
 
 from .measure import Row, interleave, rows

@@ -1,7 +1,4 @@
-"""Tables and plots from results/*.csv: ``python -m benchmarks.report`` writes README.md's tables and the plots.
-
-Imports matplotlib and what the measuring files call things; measures nothing.
-"""
+"""Tables and plots from results/*.csv: ``python -m benchmarks.report`` writes README.md's tables and the plots."""
 
 import csv
 import math
@@ -12,8 +9,8 @@ from typing import Any
 import matplotlib.pyplot as plt
 from matplotlib.ticker import NullFormatter
 
-from timm_layeract.figures import save_figure
-from timm_layeract.files import markdown_table
+from timm_layeract._utils.files import markdown_table
+from timm_layeract._utils.plotting import save_figure
 
 from . import sites
 from .training import BATCH, LEVEL, MODEL, STEPS

@@ -1,7 +1,4 @@
-"""Measure everything and write results/*.csv, then the report: ``python -m benchmarks.run`` or ``make benchmark``.
-
-Imports torch, typer, rich and its siblings.
-"""
+"""Measure everything and write results/*.csv, then the report: ``python -m benchmarks.run`` or ``make benchmark``."""
 
 import csv
 from dataclasses import asdict

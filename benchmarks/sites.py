@@ -1,7 +1,6 @@
 """What a network's BatchNorms, activations and additions cost by themselves, beside copies of as many tensors.
 
 The rest of the network, its convolutions, is the same with every activation: this is what a bar leaves room for.
-Imports timm, the package and its siblings.
 """
 
 from collections.abc import Callable, Iterator

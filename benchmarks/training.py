@@ -1,7 +1,6 @@
 """Images a second of the training engine, of a loop that does nothing but train, and of per-image transforms.
 
-Imports torch, torchvision, timm and its siblings. Each contender trains the same ResNet-20 at 32 px; its time is that
-of `STEPS` optimizer steps.
+Each contender trains the same ResNet-20 at 32 px; its time is that of `STEPS` optimizer steps.
 """
 
 import tempfile
@@ -23,7 +22,7 @@ from timm_layeract.data.sources import ImageSplit
 from timm_layeract.training.engine import Trainer
 from timm_layeract.training.optim import create_optimizer
 from timm_layeract.training.recipe import load_recipe
-from timm_layeract.training.tasks import Classification
+from timm_layeract.training.tasks.classification import Classification
 
 from .measure import Row, interleave, rows
 

@@ -7,9 +7,9 @@ not).
 import sys
 from pathlib import Path
 
-from timm_layeract.checkpoints import file_sha256
-from timm_layeract.hub.cards import card_files, pictures
-from timm_layeract.manifest import CARDS_DIR, check_manifest, read_manifest
+from timm_layeract.checkpoints.manifest import CARDS_DIR, check_manifest, read_manifest
+from timm_layeract.checkpoints.save import file_sha256
+from timm_layeract.release.cards import card_files, pictures
 
 FOLDER = CARDS_DIR
 

@@ -9,12 +9,19 @@ from pathlib import Path
 
 from segmentation_table import table as segmentation_table
 
+from timm_layeract._utils.files import p_value_table
 from timm_layeract.adaptation.report import adaptations_table
-from timm_layeract.evaluation.plots import plot_categories, plot_forest
-from timm_layeract.evaluation.report import provenance, summary_table
-from timm_layeract.files import p_value_table
-from timm_layeract.manifest import ROBUSTNESS, WEIGHTS_DIR, headline, over_seeds, read_manifest, training_length
-from timm_layeract.measures.convergence import convergence_table
+from timm_layeract.analysis.convergence import convergence_table
+from timm_layeract.checkpoints.manifest import (
+    ROBUSTNESS,
+    WEIGHTS_DIR,
+    headline,
+    over_seeds,
+    read_manifest,
+    training_length,
+)
+from timm_layeract.robustness.plots import plot_categories, plot_forest
+from timm_layeract.robustness.report import provenance, summary_table
 from timm_layeract.training.compare import comparison_provenance, comparison_table
 
 ROOT = Path(__file__).parent.parent

@@ -11,9 +11,9 @@ from typing import Annotated, Any
 
 import typer
 
+from timm_layeract._utils.files import markdown_table, mean_and_deviation
 from timm_layeract.allocator import reuse_freed_memory
 from timm_layeract.errors import UserError
-from timm_layeract.files import markdown_table, mean_and_deviation
 from timm_layeract.training.compare import compare_runs, comparison_provenance
 from timm_layeract.training.recipe import load_recipe
 from timm_layeract.training.sweep import sweep

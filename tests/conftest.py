@@ -14,11 +14,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.hub_server import HubServer, point_to, running
 from timm_layeract import kernels
 from timm_layeract.data.sources import ImageSplit
 from timm_layeract.kernels import cpu, triton
-
-from .hub_server import HubServer, point_to, running
 
 torch.set_num_threads(1)
 

@@ -1,4 +1,4 @@
-"""Runs a function in several processes that meet over gloo. Imports torch."""
+"""Runs a function in several processes that meet over gloo."""
 
 import os
 import tempfile

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 import timm_layeract.functional as LF
-
-from .oracle import Reference, layer_act_reference
+from tests.oracle import Reference, layer_act_reference
 
 
 def arctan_scale(n: Tensor) -> Tensor:

@@ -5,8 +5,8 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from timm_layeract.manifest import SMP_CONFIG, read_manifest
-from timm_layeract.smp.networks import load_by_name
+from timm_layeract.checkpoints.manifest import SMP_CONFIG, read_manifest
+from timm_layeract.smp.by_name import load_by_name
 
 
 class NearestMean(nn.Module):

@@ -1,7 +1,7 @@
 """Float64 oracle of the LayerAct family: values and the closed-form backward of paper v3, section 3.1.
 
 Written against the paper's equations with numpy, never against the code under test: statistics in two passes, and the
-gradient through the mean and the variance term by term. Imports numpy only.
+gradient through the mean and the variance term by term.
 """
 
 from collections.abc import Callable

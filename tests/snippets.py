@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
-from timm_layeract.manifest import monitor_of
+from timm_layeract.checkpoints.manifest import monitor_of
 
 
 def run_snippet(card: str, **replaced: str) -> None:

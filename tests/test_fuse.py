@@ -17,8 +17,8 @@ from torch.jit._script import call_prepare_scriptable_func
 
 import timm_layeract
 from timm_layeract import LASiLU, fuse, kernels, swap_activations, unfuse
+from timm_layeract.checkpoints.fingerprint import activation_fingerprint
 from timm_layeract.errors import UserError
-from timm_layeract.fingerprint import activation_fingerprint
 from timm_layeract.kernels import cpu
 
 pytestmark = pytest.mark.skipif(not cpu.available(), reason="the CPU kernels were not built")

@@ -11,8 +11,8 @@ from torch import nn
 
 import timm_layeract
 from timm_layeract import registry
+from timm_layeract.checkpoints.fingerprint import activation_fingerprint
 from timm_layeract.errors import UserError
-from timm_layeract.fingerprint import activation_fingerprint
 from timm_layeract.layers import UnbiasedLayerAct
 from timm_layeract.registry import activation_factory, list_activations, register_activation
 

@@ -7,7 +7,8 @@ segmentation_models_pytorch gets its names when it is imported, before or after 
 from importlib import import_module
 
 from . import functional, kernels, models
-from .checkpoints import save_pretrained
+from .checkpoints.save import save_pretrained
+from .compat.when_imported import when_imported
 from .fuse import fuse, unfuse
 from .layers import (
     BatchNormLayerAct2d,
@@ -24,7 +25,6 @@ from .layers import (
 )
 from .registry import list_activations, list_norms, register_activation
 from .swap import SwapReport, swap_activations
-from .when_imported import when_imported
 
 __version__ = "0.1.0"
 __all__ = [

@@ -1,4 +1,4 @@
-"""The C library's memory allocator, told to keep what tensors free. Imports the standard library only."""
+"""The C library's memory allocator, told to keep what tensors free."""
 
 import ctypes
 import platform

@@ -2,7 +2,6 @@
 
 A ReLU that receives 0 or less from every sample passes nothing on and learns nothing. A few such channels come about in
 training; a network that has them from its start is built wrongly.
-Imports torch, `fingerprint`, `watch`.
 """
 
 from collections.abc import Callable, Iterable
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .fingerprint import activation_fingerprint
+from .checkpoints.fingerprint import activation_fingerprint
 from .watch import watched
 
 __all__ = ["DeadUnits", "dead_units"]

@@ -1,4 +1,4 @@
-"""The one exception that a user's mistake ends in: a single line that names the fault and the fix. Imports nothing."""
+"""The one exception that a user's mistake ends in: a single line that names the fault and the fix."""
 
 import difflib
 from collections.abc import Iterable

@@ -1,19 +1,18 @@
 """Layer-level activations as functions: by a fused kernel where there is one for the input, else by the composite.
 
-`composite` is the definition, and shows what is computed; `kernels.backend_for(x)` tells which of them runs.
-Normalized activations (`normalized`) have the plain definition only. Imports torch, `composite`, `normalized`, `scales`
-and `kernels`.
+`composite` is the definition, and shows what is computed; `kernels.backend_for(x)` tells which of them runs. Normalized
+activations (`normalized`) have the plain definition only.
 """
 
 import torch
 from torch import Tensor
 
-from . import composite
-from .composite import DEFAULT_ALPHA, layer_normalize
+from .definition import composite
+from .definition.composite import DEFAULT_ALPHA, layer_normalize
+from .definition.normalized import normalized_act
+from .definition.scales import Scale, check_scale, resolve_scale
 from .kernels.dispatch import kernels_for
 from .kernels.layer_act import fused_layer_act
-from .normalized import normalized_act
-from .scales import Scale, check_scale, resolve_scale
 
 __all__ = ["DEFAULT_ALPHA", "check_scale", "la_hardsilu", "la_silu", "layer_act", "layer_normalize", "normalized_act"]
 

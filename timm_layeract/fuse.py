@@ -2,9 +2,8 @@
 
 Fusing changes the class of a block, whose `forward` then hands neighbours to `layers.norm_act` together. The modules in
 it stay where they are, so parameter names, checkpoints and activation fingerprints are the same either way, and what
-can't be fused (another activation, a hook, an exported graph) runs as before.
-Imports timm and `layers`. Each plain class has one fused class, which `fuses` registers; those of our own architectures
-stand beside them in `models`.
+can't be fused (another activation, a hook, an exported graph) runs as before. Each plain class has one fused class,
+which `fuses` registers; those of our own architectures stand beside them in `models`.
 """
 
 from collections.abc import Callable

@@ -1,7 +1,6 @@
 """Names of activations and normalisations, taught to timm: ``act_layer="lasilu"`` works in any model that takes one.
 
-Imports torch, timm, `layers` and `errors`. A name is what survives in a saved config, so every activation that a model
-may be saved with needs one.
+A name is what survives in a saved config, so every activation that a model may be saved with needs one.
 """
 
 from collections.abc import Callable
@@ -11,7 +10,7 @@ from timm.layers import create_act, create_norm
 from timm.models import nfnet, register_notrace_module
 from torch import Tensor, nn
 
-from .composite import DEFAULT_ALPHA
+from .definition.composite import DEFAULT_ALPHA
 from .errors import UserError, did_you_mean
 from .layers import (
     DecorrelatedBatchNorm2d,

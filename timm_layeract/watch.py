@@ -1,7 +1,4 @@
-"""Watching the activations of any network: what each reads and gives, by forward hooks on a copy.
-
-Imports torch, `errors`, `fingerprint` and `fuse`.
-"""
+"""Watching the activations of any network: what each reads and gives, by forward hooks on a copy."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -9,8 +6,8 @@ from copy import deepcopy
 
 from torch import Tensor, nn
 
+from .checkpoints.fingerprint import activation_types
 from .errors import UserError
-from .fingerprint import activation_types
 from .fuse import unfuse
 
 __all__ = ["Watch", "watched"]

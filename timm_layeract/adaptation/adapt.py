@@ -1,9 +1,8 @@
 """Adapting a trained network to another activation: swap, re-estimate BatchNorm's statistics, fine-tune, report.
 
 Swapping alone destroys a network, as every BatchNorm behind an activation has statistics of what is no longer there;
-without a gradient much comes back, and a few epochs on the labels and on what the network said before bring the rest.
-Imports torch, `training`, `data`, `evaluation.networks` and its siblings. A run's folder is that of a training, with
-report.md and report.png beside.
+without a gradient much comes back, and a few epochs on the labels and on what the network said before bring the rest. A
+run's folder is that of a training, with report.md and report.png beside.
 """
 
 import time
@@ -22,15 +21,15 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import update_bn
 
-from ..checkpoints import is_smps, save_pretrained, save_weights
+from .._utils.progress import tracked
+from ..checkpoints.manifest import HUB_FILE
+from ..checkpoints.save import is_smps, save_pretrained, save_weights
 from ..data.masks import MaskSplit
 from ..data.sources import Split, holdout
 from ..errors import UserError
-from ..evaluation.networks import load_network
-from ..manifest import HUB_FILE
 from ..models.text_rcnn import TextRCNN
 from ..models.unet_layeract import UNet, UNetPlusPlus
-from ..progress import tracked
+from ..networks import load_network
 from ..training.engine import Trainer, process_state
 from ..training.folder import PICTURE, check_output, own_folder
 from ..training.progress import show_figures
@@ -167,7 +166,7 @@ def _described(model: nn.Module) -> nn.Module:
             "Networks for texts are not adapted: train one that has the activation, layeract train --task text."
         )
     if is_smps(model):
-        from ..smp.networks import like_timm
+        from ..smp.by_name import like_timm
 
         return like_timm(model)
     if "architecture" not in getattr(model, "pretrained_cfg", {}):

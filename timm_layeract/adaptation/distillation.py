@@ -1,7 +1,4 @@
-"""A task taught by another network: its outputs are learned beside the labels, or in their place.
-
-Imports torch and `training`.
-"""
+"""A task taught by another network: its outputs are learned beside the labels, or in their place."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +9,7 @@ from torch import Tensor, nn
 
 from ..data.augment import SampleRandom
 from ..training.recipe import Recipe
-from ..training.tasks import Task
+from ..training.tasks.classification import Task
 
 __all__ = ["Taught"]
 

@@ -1,15 +1,15 @@
-"""Figures under noise: what the quick set of `layeract robustness` is, for any task. Imports torch and `data`."""
+"""Figures under noise: what the quick set of `layeract robustness` is, for any task."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 
-from ..data.corruptions.constants import CATEGORIES, QUICK_CATEGORY, QUICK_IMAGES, SEVERITIES
-from ..data.corruptions.generate import corrupt
+from .._utils.progress import progress_bar
 from ..data.masks import MaskSplit
 from ..data.sources import ImageSplit, Split
-from ..progress import progress_bar
+from ..robustness.corruptions.constants import CATEGORIES, QUICK_CATEGORY, QUICK_IMAGES, SEVERITIES
+from ..robustness.corruptions.generate import corrupt
 
 __all__ = ["quick_set", "under_noise"]
 

@@ -1,4 +1,4 @@
-"""What an adaptation came to, for a person: report.md and report.png. Imports matplotlib."""
+"""What an adaptation came to, for a person: report.md and report.png."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -6,9 +6,9 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from ..data.corruptions.constants import SEVERITIES
-from ..figures import new_figure, save_figure
-from ..files import NETWORKS, markdown_table, mean_and_deviation, noise_table, write_whole
+from .._utils.files import NETWORKS, markdown_table, mean_and_deviation, noise_table, write_whole
+from .._utils.plotting import new_figure, save_figure
+from ..robustness.corruptions.constants import SEVERITIES
 
 __all__ = ["adaptations_table", "write_report"]
 

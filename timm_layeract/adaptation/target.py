@@ -1,7 +1,4 @@
-"""The network that a trained one becomes: the same weights, another activation, a name that says so where there is one.
-
-Imports timm, `swap`, `fingerprint`, `checkpoints`; `smp` for its networks.
-"""
+"""The network that a trained one becomes: the same weights, another activation, a name that says so if there is one."""
 
 from copy import deepcopy
 from typing import Any
@@ -10,9 +7,9 @@ import timm
 from timm.models._input import get_model_args
 from torch import nn
 
-from ..checkpoints import is_smps, without_records
+from ..checkpoints.fingerprint import activation_fingerprint, fingerprint_mismatches
+from ..checkpoints.save import is_smps, without_records
 from ..errors import UserError
-from ..fingerprint import activation_fingerprint, fingerprint_mismatches
 from ..registry import activation_factory
 from ..swap import swap_activations
 
@@ -49,7 +46,7 @@ def target_network(model: nn.Module, to: str) -> nn.Module:
 
 
 def _smp(model: nn.Module, to: str) -> nn.Module:
-    from ..smp.networks import with_activation
+    from ..smp.by_name import with_activation
 
     return with_activation(model, to)
 

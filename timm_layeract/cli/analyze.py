@@ -1,4 +1,4 @@
-"""`layeract analyze ...`: the papers' analyses. Thin: each is one call into `evaluation.analysis`."""
+"""`layeract analyze ...`: the papers' analyses. Thin: each is one call into `analysis`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -23,7 +23,7 @@ def one_layer(output: Folder, data: Digits = None, activations: Names = None, ep
 
     Example: `layeract analyze one-layer -o analyses --activations relu,silu,lasilu`
     """
-    from ..evaluation.analysis.one_layer import one_layer
+    from ..analysis.one_layer import one_layer
 
     one_layer(output, _names(activations), data, parse_numbers("--epochs", epochs))
     _written(output)
@@ -35,7 +35,7 @@ def shapes(output: Folder) -> None:
 
     Example: `layeract analyze shapes -o analyses`
     """
-    from ..evaluation.analysis.shapes import shapes
+    from ..analysis.shapes import shapes
 
     shapes(output)
     _written(output)
@@ -53,7 +53,7 @@ def balance(
 
     Example: `layeract analyze balance -o analyses --runs 3`
     """
-    from ..evaluation.analysis.balance import balance
+    from ..analysis.balance import balance
 
     balance(output, _names(activations), runs=runs, epochs=epochs, data=data)
     _written(output)
@@ -65,7 +65,7 @@ def layers(models: Models, data: Data, output: Folder, limit: Images = 200) -> N
 
     Example: `layeract analyze layers resnet20.cifar10 resnet20_lasilu.cifar10 -d uoft-cs/cifar10 -o analyses`
     """
-    from ..evaluation.analysis.sites import layers
+    from ..analysis.sites import layers
 
     layers(models, data, output, limit=limit)
     _written(output)
@@ -84,7 +84,7 @@ def similarity(
 
     Example: `layeract analyze similarity -o analyses`
     """
-    from ..evaluation.analysis.sites import similarity
+    from ..analysis.sites import similarity
 
     similarity(output, models or (), data, limit=limit)
     _written(output)
@@ -96,7 +96,7 @@ def losses(models: Models, data: Data, output: Folder, seeds: Seeds = None, limi
 
     Example: `layeract analyze losses resnet20.cifar10 resnet20_lasilu.cifar10 -d uoft-cs/cifar10 -o analyses`
     """
-    from ..evaluation.analysis.training_curves import losses
+    from ..analysis.training_curves import losses
 
     losses(models, data, output, seeds=parse_numbers("--seeds", seeds), limit=limit)
     _written(output)
@@ -108,7 +108,7 @@ def curves(runs: Annotated[list[Path], typer.Argument(help="Folders of `layeract
 
     Example: `layeract analyze curves runs/relu_11 runs/lasilu_11 -o analyses`
     """
-    from ..evaluation.analysis.training_curves import curves
+    from ..analysis.training_curves import curves
 
     curves(runs, output)
     _written(output)

@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from ..data.corruptions.constants import QUICK_CATEGORY, QUICK_IMAGES
 from ..errors import UserError
+from ..robustness.corruptions.constants import QUICK_CATEGORY, QUICK_IMAGES
 from .options import Data, DataName, parse_numbers
 
 Models = Annotated[
@@ -120,7 +120,7 @@ def robustness(
 
     Example: `layeract robustness resnet20.cifar10 resnet20_lasilu.cifar10 -d uoft-cs/cifar10 -o reports/first`
     """
-    from ..evaluation.run import robustness
+    from ..robustness.run import robustness
 
     if quick and (corruptions or limit or released):
         raise UserError("--quick says which corruptions and how many images; leave out the other options for that.")
@@ -154,8 +154,8 @@ def corrupt(
 
     Example: `layeract corrupt -d uoft-cs/cifar10 -o data/cifar10-c`
     """
-    from ..data.corruptions.constants import CORRUPTIONS, expand_names
-    from ..data.corruptions.write import write_sets
+    from ..robustness.corruptions.constants import CORRUPTIONS, expand_names
+    from ..robustness.corruptions.write import write_sets
 
     names = expand_names(corruptions.split(",")) if corruptions else CORRUPTIONS
     write_sets(data, output, (size, size), names, seed)
@@ -173,7 +173,7 @@ def significance(
 
     Example: `layeract significance reports/seeds -m 'runs/lasilu_{seed}' -o reports/tests`
     """
-    from ..evaluation.significance import markdown, significance
+    from ..robustness.significance import markdown, significance
 
     typer.echo(markdown(significance(reports, model, output)))
 
@@ -194,7 +194,7 @@ def shifts(
 
     Example: `layeract shifts resnet20.cifar10 resnet20_lasilu.cifar10 -d uoft-cs/cifar10 -o reports/shifts`
     """
-    from ..evaluation.shifts import shifts
+    from ..robustness.shifts import shifts
 
     chosen = kinds.split(",") if kinds else ()
     shifts(

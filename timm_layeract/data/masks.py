@@ -1,6 +1,6 @@
 """Images with masks: a Hub data set, a folder of parquet files, or a folder of images and masks, each of its own size.
 
-Imports datasets, torch, `data.images` and `data.sources`. A split is held in memory, decoded once.
+A split is held in memory, decoded once.
 """
 
 import hashlib
@@ -13,8 +13,8 @@ import datasets
 import torch
 from torch import Tensor
 
+from .._utils.progress import tracked
 from ..errors import UserError
-from ..progress import tracked
 from .images import image_files, read_image, read_mask
 from .sources import MAX_BYTES, TEST_NAMES, open_data_set
 

@@ -1,4 +1,4 @@
-"""Pictures of masks for people: laid over the image, and beside the truth. Imports torch and torchvision."""
+"""Pictures of masks for people: laid over the image, and beside the truth."""
 
 from collections.abc import Iterable
 

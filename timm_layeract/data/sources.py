@@ -1,7 +1,7 @@
 """Where images come from: a Hub dataset, a folder of parquet files or an image folder.
 
-Imports datasets, torch, PIL. Reading goes through `datasets`. A split that fits into memory is decoded once into one
-uint8 tensor, so that an epoch costs no Python work per image; a larger one stays on disk, and worker processes decode.
+Reading goes through `datasets`. A split that fits into memory is decoded once into one uint8 tensor, so that an epoch
+costs no Python work per image; a larger one stays on disk, and worker processes decode.
 """
 
 import hashlib
@@ -19,8 +19,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from .._utils.progress import tracked
 from ..errors import UserError, did_you_mean
-from ..progress import tracked
 
 __all__ = [
     "EncodedRows",

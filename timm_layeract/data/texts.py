@@ -1,8 +1,7 @@
 """Labelled texts as numbered words: from a Hub data set, a folder of parquet files, or a folder of text files.
 
-Imports datasets, torch, `models.text_rcnn`, `data.sources`, `errors` and `progress`; tokenizers (of the extra ``text``)
-where words are split. A split is held in memory. Words are numbered from the training texts alone; `Vocabulary` keeps
-the numbers with a model.
+A split is held in memory. Words are numbered from the training texts alone; `Vocabulary` keeps the numbers with a
+model. Splitting words needs `pip install 'timm-layeract[text]'`.
 """
 
 import hashlib
@@ -17,9 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from .._utils.progress import tracked
 from ..errors import UserError
 from ..models.text_rcnn import PADDING
-from ..progress import tracked
 from .sources import TEST_NAMES, is_data_set, open_data_set
 
 if TYPE_CHECKING:

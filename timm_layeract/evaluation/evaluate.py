@@ -2,7 +2,6 @@
 
 Images go through timm's own transforms, as the checkpoint's config says: resized by `crop_pct`, cropped by `crop_mode`,
 never squashed unless that says so.
-Imports torch, timm, datasets, accelerate, `data` and its siblings.
 """
 
 import os
@@ -19,12 +18,12 @@ from timm.data import create_transform, resolve_data_config
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from .._utils.files import surroundings, write_json
+from .._utils.progress import tracked
 from ..data.sources import EncodedRows, encoded_test_rows
 from ..errors import UserError
-from ..files import surroundings, write_json
-from ..progress import tracked
+from ..networks import load_network
 from ..training.engine import process_state
-from .networks import load_network
 
 __all__ = ["Transformed", "evaluate", "preprocessing", "read_indices"]
 

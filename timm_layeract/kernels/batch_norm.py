@@ -1,8 +1,7 @@
 """BatchNorm, an optional residual, and LayerAct in one pass over memory each way, for autograd.
 
-Imports torch, `dispatch`, `layer_act` and `reductions`. The kernels make four passes over the tensors (see
-cpu/passes.h); what lies between them is here and in `reductions`. With residual r, which may have a BatchNorm of its
-own:
+The kernels make four passes over the tensors (see cpu/passes.h); what lies between them is here and in `reductions`.
+With residual r, which may have a BatchNorm of its own:
 
     z = A (x - M) + R (r - K) + B,   y = z s(t),   t = w n + b,   n = rho (z - mu)
 
@@ -32,7 +31,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from .. import composite
+from ..definition import composite
 from .dispatch import lie_as
 from .layer_act import differentiable_gradients
 from .reductions import norm_act_batch, norm_act_layer, norm_act_totals

@@ -1,7 +1,7 @@
 """Which implementation computes a tensor's LayerAct: the plain torch composite, or fused kernels.
 
-Imports torch and the kernels. The composite is the definition, and runs wherever a kernel can't: other dtypes and
-layouts, and every transformation of the program that has to see differentiable torch operations.
+The composite is the definition, and runs wherever a kernel can't: other dtypes and layouts, and every transformation of
+the program that has to see differentiable torch operations.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""LayerAct through a fused kernel, for autograd. Imports torch, `composite` and `dispatch`.
+"""LayerAct through a fused kernel, for autograd.
 
 Forward keeps the input and two numbers a sample; backward recomputes the rest (paper v3, section 3.1): with the scale
 s, its slope s' and h = g y s'(t) w, where t = w n + b, the gradient of the input is
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import composite
+from ..definition import composite
 from .dispatch import lie_as
 
 __all__ = ["differentiable_gradients", "fused_layer_act"]

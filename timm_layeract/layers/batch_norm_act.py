@@ -1,18 +1,15 @@
-"""BatchNorm, an optional residual and LayerAct as one step: in one pass where kernels can, else one after the other.
-
-Imports torch, `kernels` and `layer_act`.
-"""
+"""BatchNorm, an optional residual and LayerAct as one step: in one pass where kernels can, else one after the other."""
 
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..composite import DEFAULT_ALPHA
+from ..definition.composite import DEFAULT_ALPHA
+from ..definition.scales import Scale
 from ..kernels import batch_norm as fused
 from ..kernels.dispatch import kernels_for, memory_format
 from ..kernels.layer_act import fused_layer_act
-from ..scales import Scale
 from .layer_act import LAHardSiLU, LASiLU, LayerAct
 
 __all__ = ["BatchNormLayerAct2d", "norm_act"]

@@ -1,13 +1,10 @@
-"""What layers with statistics of the batch share: taking them over all processes, and when to.
-
-Imports torch and `moments`.
-"""
+"""What layers with statistics of the batch share: taking them over all processes, and when to."""
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ..moments import mean_and_variance
+from ..definition.moments import mean_and_variance
 
 __all__ = ["channel_statistics", "computed_again", "gather", "sum_over_processes"]
 

@@ -2,7 +2,6 @@
 
 Luo et al. 2019, "Switchable normalization for learning-to-normalize deep representation"; Liang et al. 2020, "Instance
 enhancement batch normalization: an adaptive regulator of batch noise"; both in appendix F of the LayerAct paper (v3).
-Imports torch, `moments` and `batch_statistics`.
 """
 
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..moments import mean_and_variance
+from ..definition.moments import mean_and_variance
 from .batch_statistics import channel_statistics, computed_again
 
 __all__ = ["IEBN2d", "SwitchNorm2d"]

@@ -1,4 +1,4 @@
-"""Decorrelated BatchNorm (Huang et al. 2018): ZCA whitening over the batch. Imports torch and `batch_statistics`."""
+"""Decorrelated BatchNorm (Huang et al. 2018): ZCA whitening over the batch."""
 
 from typing import Any
 

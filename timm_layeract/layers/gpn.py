@@ -1,4 +1,4 @@
-"""Gaussian-Poincare normalized activations (Lu et al. 2020), the baselines of normalized ones. Imports torch."""
+"""Gaussian-Poincare normalized activations (Lu et al. 2020), the baselines of normalized ones."""
 
 from torch import Tensor, nn
 from torch.nn import functional as F

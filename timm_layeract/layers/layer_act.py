@@ -1,4 +1,4 @@
-"""The LayerAct family as modules. Imports torch, `functional`, `composite` and `scales`."""
+"""The LayerAct family as modules."""
 
 from typing import Any
 
@@ -8,8 +8,8 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parameter import UninitializedParameter
 
 from .. import functional as LF
-from ..composite import DEFAULT_ALPHA, check_input
-from ..scales import Scale, resolve_scale
+from ..definition.composite import DEFAULT_ALPHA, check_input
+from ..definition.scales import Scale, resolve_scale
 
 __all__ = ["LAHardSiLU", "LASiLU", "LayerAct", "LazyLayerAct", "UnbiasedLayerAct"]
 

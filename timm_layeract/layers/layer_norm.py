@@ -1,4 +1,4 @@
-"""LayerNorm over all of a sample, channels and positions. Imports torch."""
+"""LayerNorm over all of a sample, channels and positions."""
 
 from typing import Any
 

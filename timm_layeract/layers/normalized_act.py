@@ -1,14 +1,11 @@
-"""Normalized activations as a module, with running statistics.
-
-Imports torch, `normalized` and `batch_statistics`.
-"""
+"""Normalized activations as a module, with running statistics."""
 
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from ..normalized import (
+from ..definition.normalized import (
     ActStatistics,
     act_moments,
     filter_statistics,

@@ -1,7 +1,4 @@
-"""What every architecture of ours shares: the builder behind the entrypoints, and the record of activations.
-
-Imports timm, `fingerprint`, `manifest`, `checkpoints`, `pretrained`, `fuse`, `swap` and `compatibility`.
-"""
+"""What every architecture of ours shares: the builder behind the entrypoints, and the record of activations."""
 
 import sys
 from collections.abc import Callable, Mapping
@@ -19,14 +16,14 @@ from timm.models import (
 )
 from torch import Tensor, nn
 
-from ..checkpoints import stored_fingerprint
-from ..compatibility import warn_of_norms
+from ..checkpoints.fingerprint import activation_fingerprint, check_fingerprint, parse_fingerprint
+from ..checkpoints.load import verified_weights
+from ..checkpoints.manifest import pretrained_cfgs, read_manifest
+from ..checkpoints.save import stored_fingerprint
 from ..errors import UserError, did_you_mean
-from ..fingerprint import activation_fingerprint, check_fingerprint, parse_fingerprint
 from ..fuse import fuse
-from ..manifest import pretrained_cfgs, read_manifest
-from ..pretrained import verified_weights
 from ..swap import swap_activations
+from ._compatibility import warn_of_norms
 
 __all__ = ["NORMALIZED", "RecordsActivations", "check_architecture", "register_variants"]
 

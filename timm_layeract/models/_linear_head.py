@@ -1,4 +1,4 @@
-"""A linear classifier ``fc`` behind `num_features` numbers, as timm asks for it and replaces it. Imports timm."""
+"""A linear classifier ``fc`` behind `num_features` numbers, as timm asks for it and replaces it."""
 
 from typing import Any
 

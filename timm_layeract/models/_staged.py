@@ -1,4 +1,4 @@
-"""timm's methods of a network that is a row of stages, shared by our own architectures. Imports timm and `_builder`."""
+"""timm's methods of a network that is a row of stages, shared by our own architectures."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any

@@ -1,7 +1,4 @@
-"""What U-Net and UNet++ share: the way down, a node of the way up, and what timm asks of a model.
-
-Imports timm and `models._builder`.
-"""
+"""What U-Net and UNet++ share: the way down, a node of the way up, and what timm asks of a model."""
 
 from collections import OrderedDict
 from collections.abc import Callable

@@ -1,7 +1,6 @@
 """Perceptrons for 28x28 images: four layers of 20, 40 or 100 units (LayerAct v1, section 4.1), or one of 512 (v3).
 
-In the activations of `plain_cnn`. Imports timm, `initialization`, `registry` names, `models.plain_cnn` and
-`models._builder`.
+In the activations of `plain_cnn`.
 """
 
 from typing import Any
@@ -10,8 +9,8 @@ import torch
 from timm.layers import LayerType, get_act_layer
 from torch import Tensor, nn
 
-from ..initialization import initialize
 from ._builder import RecordsActivations, register_variants
+from ._initialization import initialize
 from ._linear_head import LinearHead
 from .plain_cnn import PLAIN_VARIANTS, PlainHidden
 
@@ -29,7 +28,7 @@ class Perceptron(RecordsActivations, LinearHead):
         in_chans: Channels of the image.
         act_layer: Activation, as any timm `act_layer`.
         drop_rate: Dropout behind each hidden layer.
-        weight_init: ``"he"``, ``"xavier"`` or ``"orthogonal"``, see `initialization`.
+        weight_init: ``"he"``, ``"xavier"`` or ``"orthogonal"``, see `models._initialization`.
 
     Shape: ``(N, in_chans, H, W)`` to ``(N, num_classes)``.
     """

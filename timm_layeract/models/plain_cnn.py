@@ -1,8 +1,6 @@
 """Plain convolutional networks of the papers: LeNet-5, VGG-19 and the CNN of LayerAct v1 (its table 6).
 
 Each in the activations that the normalized activations' paper compares, initialised as it says, and with LayerAct.
-Imports timm, `fuse`, `fingerprint`, `initialization`, `registry` names and `models._builder`,
-`models._staged`.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,10 +12,10 @@ from timm.models import checkpoint_seq
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..fingerprint import activation_fingerprint
+from ..checkpoints.fingerprint import activation_fingerprint
 from ..fuse import FusedSequential, fuses
-from ..initialization import initialize
 from ._builder import NORMALIZED, register_variants
+from ._initialization import initialize
 from ._staged import Staged
 
 __all__ = ["PLAIN_VARIANTS", "PlainConvNet"]
@@ -66,7 +64,7 @@ class PlainConvNet(Staged, nn.Module):
         norm_layer: Normalisation after each convolution, as any timm `norm_layer`; None for none.
         global_pool: ``"avg"`` or ``"max"``, how larger feature maps come to `pool_size`.
         drop_rate: Dropout behind the hidden layers, or before the head without them.
-        weight_init: ``"he"``, ``"xavier"`` or ``"orthogonal"``, see `initialization`.
+        weight_init: ``"he"``, ``"xavier"`` or ``"orthogonal"``, see `models._initialization`.
         plain_top: How many activations nearest to the head stay plain in the network's normalized variants.
 
     Shape: ``(N, in_chans, H, W)`` to ``(N, num_classes)``.

@@ -2,7 +2,6 @@
 
 The networks of the LayerAct papers' CIFAR experiments (v3, tables 1-2), as first-class timm models. One architecture
 per depth and activation: `resnet20` runs ReLU, `resnet20_lasilu` LA-SiLU, and so on.
-Imports timm, `fuse`, `layers`, `registry` names and `models._builder`, `models._staged`.
 """
 
 from collections.abc import Callable

@@ -3,7 +3,7 @@
 Every plain and -d ResNet of timm from 18 to 152 layers, two ResNeXts, two wide ResNets and SE-ResNet-50, each with
 LA-SiLU (`_lasilu`) and LA-HardSiLU (`_lahardsilu`). They keep timm's parameter names and shapes, so weights of the
 stock model fit. The same networks with normalized activations (`_nrelu`, `_nswish`) have no affine in the BatchNorms
-before these. Imports timm, `fuse`, `registry` names and `models._builder`.
+before these.
 """
 
 from typing import Any

@@ -2,8 +2,7 @@
 
 That paper says that it is trained from scratch on IMDB, and that padding is left out of the statistics. Layers and
 sizes are those of Lai et al.; ours are dropout, and LSTMs in the place of their plain recurrences, which do not reach
-over reviews of hundreds of words. In the activations of `plain_cnn`. Imports timm, `initialization`, `layers`,
-`registry` names, `models.plain_cnn` and `models._builder`.
+over reviews of hundreds of words. In the activations of `plain_cnn`.
 """
 
 from typing import Any
@@ -13,9 +12,9 @@ from timm.layers import LayerType, get_act_layer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..initialization import initialize
 from ..layers import NormalizedAct
 from ._builder import RecordsActivations, register_variants
+from ._initialization import initialize
 from ._linear_head import LinearHead
 from .plain_cnn import PLAIN_VARIANTS
 
@@ -39,7 +38,7 @@ class TextRCNN(RecordsActivations, LinearHead):
         num_classes: Classes of the head; 0 for none.
         act_layer: Activation, as any timm `act_layer`.
         drop_rate: Dropout of the embedding and before the head.
-        weight_init: ``"he"``, ``"xavier"`` or ``"orthogonal"``, see `initialization`; of the linear layers.
+        weight_init: ``"he"``, ``"xavier"`` or ``"orthogonal"``, see `models._initialization`; of the linear layers.
 
     Shape: token numbers ``(N, T)``, each text's at least one, followed by `PADDING`, to ``(N, num_classes)``.
     """

@@ -2,7 +2,6 @@
 
 The networks of the LayerAct paper's segmentation experiment (v3, table 14) as timm models: two widths, with and without
 BatchNorm (`_nobn`), UNet++ with and without deep supervision (`_dsv`), each with ReLU, SiLU, LA-SiLU and LA-HardSiLU.
-Imports timm, registry names, `models._unet_parts` and `models._builder`.
 """
 
 from functools import partial

@@ -1,7 +1,4 @@
-"""Segmenting image files: a network by name, images in, masks and pictures of them out. What `layeract predict` runs.
-
-Imports timm, PIL, torchvision, rich, `data` and its sibling `tiles`; segmentation_models_pytorch for its networks.
-"""
+"""Segmenting image files: a network by name, images in, masks and pictures of them out: `layeract predict`."""
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -17,11 +14,11 @@ from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 from torchvision.transforms.functional import to_pil_image
 
+from .._utils.names import is_smp
 from ..data.augment import normalize
 from ..data.images import image_files, read_image
 from ..data.pictures import overlay
 from ..errors import UserError, did_you_mean
-from ..names import is_smp
 from .tiles import check_tiles, count_tiles, predict_probabilities
 
 __all__ = ["Segmenter", "load_segmenter", "predict_files"]
@@ -68,7 +65,7 @@ def load_segmenter(name: str) -> Segmenter:
     device = torch.accelerator.current_accelerator(check_available=True) or "cpu"
     model: nn.Module
     if is_smp(name):
-        from ..smp.networks import load_by_name
+        from ..smp.by_name import load_by_name
 
         model = load_by_name(name)
     else:

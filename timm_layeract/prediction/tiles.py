@@ -1,4 +1,4 @@
-"""Segmenting an image of any size by overlapping tiles, blended so that no seam shows. Imports torch and `data`."""
+"""Segmenting an image of any size by overlapping tiles, blended so that no seam shows."""
 
 from collections.abc import Callable
 from itertools import product

@@ -2,11 +2,11 @@
 
 `encoders` has the ResNets that run LayerAct, `architectures` SMP's networks with other activations, `networks` finds
 them by name. Importing this
-package registers both with SMP, which `timm_layeract.when_imported` does as soon as SMP is imported.
+package registers both with SMP, which `timm_layeract.compat.when_imported` does as soon as SMP is imported.
 """
 
 from .architectures import ACTIVATIONS, create_model
+from .by_name import load_by_name
 from .encoders import resnet_encoder
-from .networks import load_by_name
 
 __all__ = ["ACTIVATIONS", "create_model", "load_by_name", "resnet_encoder"]

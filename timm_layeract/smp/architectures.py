@@ -3,8 +3,6 @@
 Each of SMP's classes gets a subclass (`LayerActUnet` of `Unet`, ...), found under its name in
 segmentation_models_pytorch, so that `smp.from_pretrained` resolves it; what it loads is checked as timm's networks of
 ours are. U-Net and UNet++ also have names in `smp.create_model` that say the activation.
-Imports segmentation_models_pytorch, `swap`, `fuse`, `fingerprint`, `checkpoints`, `pretrained` and its sibling
-`encoders`.
 """
 
 import inspect
@@ -19,7 +17,12 @@ import torch
 from huggingface_hub import ModelCard
 from segmentation_models_pytorch.base import SegmentationModel
 
-from ..checkpoints import (
+from .._utils.files import write_json
+from .._utils.names import CLASS_KEY, NAME_KEY
+from ..checkpoints.fingerprint import activation_fingerprint, check_fingerprint, fingerprint_mismatches
+from ..checkpoints.load import saved_weights
+from ..checkpoints.manifest import HUB_FILE
+from ..checkpoints.save import (
     FINGERPRINT_KEY,
     WEIGHTS_HASH_KEY,
     file_sha256,
@@ -28,13 +31,8 @@ from ..checkpoints import (
     without_records,
 )
 from ..errors import UserError, did_you_mean
-from ..files import write_json
-from ..fingerprint import activation_fingerprint, check_fingerprint, fingerprint_mismatches
 from ..fuse import fuse
 from ..layers import LayerAct
-from ..manifest import HUB_FILE
-from ..names import CLASS_KEY, NAME_KEY
-from ..pretrained import saved_weights
 from ..swap import swap_activations
 from .encoders import LAYERACT
 
@@ -146,7 +144,7 @@ class RecordsActivations:
         token: str | bool | None,
         **arguments: Any,
     ) -> Any:
-        """Build the network and load its weights, checked before (`pretrained.saved_weights`)."""
+        """Build the network and load its weights, checked before (`checkpoints.load.saved_weights`)."""
         download = dict(
             cache_dir=cache_dir, force_download=force_download, local_files_only=local_files_only, token=token
         )

@@ -2,7 +2,6 @@
 
 They are SMP's own encoders, which are torchvision's ResNets, with alpha 0.1 as in `models.resnet_layeract`. Parameters
 are those of the ReLU encoder, so SMP's pretrained weights, torchvision's and timm's all fit: a start for fine-tuning.
-Imports segmentation_models_pytorch, torchvision, `swap` and `fuse`.
 """
 
 from copy import deepcopy

@@ -1,7 +1,7 @@
 """What a module reads: the module, or the addition, that a call's input comes from.
 
 A network is followed forward by forward, each traced with its children as leaves, so one method that cannot be traced
-hides no more than itself. Imports torch, timm and `traced_methods`.
+hides no more than itself.
 """
 
 import operator

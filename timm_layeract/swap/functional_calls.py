@@ -1,6 +1,6 @@
 """Activations called as functions (``F.relu(x)``, ``x.relu_()``): which there are, and which a module may call.
 
-A method's bytecode says whether it may call one; `traced_methods` then traces it to be sure. Imports torch only.
+A method's bytecode says whether it may call one; `traced_methods` then traces it to be sure.
 """
 
 import dis

@@ -2,7 +2,6 @@
 
 Not behind the addition of a residual block, since scaling there lets the variance grow from block to block; a BatchNorm
 right in front loses its affine; a BatchNorm before the head may take up the variance that training gives the output.
-Imports torch, timm, and its siblings `dataflow`, `sites` and `traced_methods`.
 """
 
 from collections import Counter

@@ -1,7 +1,4 @@
-"""The activations of a model: where each sits, whether it is asked for, and if not, why not. Used by `swap`.
-
-Imports torch, timm, `registry`, `fingerprint`, and its siblings `dataflow`, `functional_calls` and `traced_methods`.
-"""
+"""The activations of a model: where each sits, whether it is asked for, and if not, why not. Used by `swap`."""
 
 import sys
 from collections.abc import Iterable, Iterator
@@ -10,7 +7,7 @@ from dataclasses import dataclass, replace
 from timm.layers import create_act
 from torch import nn
 
-from ..fingerprint import activation_types, describe_activation
+from ..checkpoints.fingerprint import activation_types, describe_activation
 from ..registry import activation_factory, list_activations
 from .dataflow import DataFlow
 from .functional_calls import called_functions, function_attributes, module_of

@@ -1,8 +1,6 @@
 """Changing the activations of a finished model: `swap_activations`, and the report of what it did and left alone.
 
 Works on any network of torch modules (timm, torchvision, segmentation_models_pytorch, transformers).
-Imports torch, timm, `registry`, `fingerprint`, `checkpoints`, `layers`, and its siblings `sites` (what there is),
-`placement` (where normalized activations go) and `traced_methods` (function calls).
 """
 
 import difflib
@@ -16,8 +14,8 @@ from typing import Literal
 from timm.models._input import update_model_args
 from torch import nn
 
-from ..checkpoints import FINGERPRINT_KEY, SWAP_MARK
-from ..fingerprint import describe_activation
+from ..checkpoints.fingerprint import describe_activation
+from ..checkpoints.save import FINGERPRINT_KEY, SWAP_MARK
 from ..layers import NormalizedAct
 from ..registry import ActivationFactory, activation_factory
 from .dataflow import DataFlow

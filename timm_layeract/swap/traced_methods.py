@@ -3,7 +3,7 @@
 A method is traced with torch.fx, with the children of its module as leaves. The traced code, with a child module in
 place of each call, becomes a method of a subclass that the module is moved to, so that the module stays what it was:
 class, children, state-dict keys, copies and pickles. A graph keeps neither branches nor side effects, so a method is
-refused wherever its trace might not be the whole of it. Imports torch and `functional_calls`.
+refused wherever its trace might not be the whole of it.
 """
 
 import dis

@@ -1,4 +1,4 @@
-"""Which images make which optimizer step, and which part of a step this process takes. Imports torch.
+"""Which images make which optimizer step, and which part of a step this process takes.
 
 An epoch's order depends on seed and epoch alone, so that a resumed run goes on where it stopped, and several processes,
 or a batch taken in parts, see the images that one process would.

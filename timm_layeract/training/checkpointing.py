@@ -1,8 +1,8 @@
 """Checkpoints of a run: written whole or not at all, the newest one that is undamaged found again.
 
-Imports accelerate and `checkpoints`. A checkpoint is a folder ``step-NUMBER`` of what accelerate saves. It is written
-under another name, its files are synced, their hashes are listed in seal.json, and only then does it get its name; a
-process that dies on the way leaves the one before.
+A checkpoint is a folder ``step-NUMBER`` of what accelerate saves. It is written under another name, its files are
+synced, their hashes are listed in seal.json, and only then does it get its name; a process that dies on the way leaves
+the one before.
 """
 
 import json
@@ -13,9 +13,9 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
-from ..checkpoints import file_sha256
+from .._utils.files import write_json
+from ..checkpoints.save import file_sha256
 from ..errors import UserError
-from ..files import write_json
 
 __all__ = ["find_checkpoint", "write_checkpoint"]
 

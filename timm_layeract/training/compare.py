@@ -1,15 +1,12 @@
-"""Puts the results of finished runs of several models side by side, as one JSON.
-
-Imports `files`, `manifest` and `runs`.
-"""
+"""Puts the results of finished runs of several models side by side, as one JSON."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from .._utils.files import markdown_table, mean_and_deviation, write_json
+from ..checkpoints.manifest import FIGURES, monitor_of, training_length
 from ..errors import UserError
-from ..files import markdown_table, mean_and_deviation, write_json
-from ..manifest import FIGURES, monitor_of, training_length
 from .runs import SCORES, check_alike, read_finished
 
 __all__ = ["OF_THE_MODEL", "compare_runs", "comparison_provenance", "comparison_table"]

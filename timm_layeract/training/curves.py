@@ -1,10 +1,10 @@
-"""Draws a run: figures over the epochs, on training and held-out data. Imports matplotlib and `engine`'s records."""
+"""Draws a run: figures over the epochs, on training and held-out data."""
 
 from pathlib import Path
 
 from matplotlib.ticker import MaxNLocator
 
-from ..figures import new_figure, save_figure
+from .._utils.plotting import new_figure, save_figure
 from .engine import EpochRecord
 
 __all__ = ["plot_curves"]

@@ -1,4 +1,4 @@
-"""What a run would do, before it is started: `layeract train --dry-run`. Imports its siblings and `data`."""
+"""What a run would do, before it is started: `layeract train --dry-run`."""
 
 from datetime import timedelta
 from pathlib import Path

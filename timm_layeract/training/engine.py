@@ -1,8 +1,7 @@
 """The training loop: a recipe, a task, a network and data in; the best weights, a log and checkpoints out.
 
-Imports accelerate, timm, `data`, `checkpoints` and its siblings. Runs as it is under `accelerate launch` and torchrun;
-only the main process writes. What a step computes depends on seed, epoch and step alone, so that a run that died and
-was resumed ends with the bits of one that did not.
+Runs as it is under `accelerate launch` and torchrun; only the main process writes. What a step computes depends on
+seed, epoch and step alone, so that a run that died and was resumed ends with the bits of one that did not.
 """
 
 import json
@@ -24,17 +23,17 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.functional import resize
 
-from ..checkpoints import save_weights
+from .._utils.files import write_whole
+from ..checkpoints.save import save_weights
 from ..data.augment import SampleRandom
 from ..dead_units import dead_units
 from ..errors import UserError
-from ..files import write_whole
 from .batches import Batches, Part, stream
 from .checkpointing import find_checkpoint, write_checkpoint
 from .optim import create_optimizer, create_schedule
 from .progress import EpochProgress
 from .recipe import CHECKPOINT_STEPS, Recipe
-from .tasks import Task
+from .tasks.classification import Task
 
 __all__ = ["EpochRecord", "EpochTime", "Trainer", "process_state"]
 

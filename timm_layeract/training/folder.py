@@ -1,7 +1,4 @@
-"""A run's folder: whose it is, and that one process at a time writes into it.
-
-Imports filelock.
-"""
+"""A run's folder: whose it is, and that one process at a time writes into it."""
 
 import json
 from collections.abc import Iterator
@@ -11,8 +8,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from .._utils.files import write_json
 from ..errors import UserError
-from ..files import write_json
 
 __all__ = ["PICTURE", "FolderInUseError", "check_output", "check_unused", "flatten", "own_folder"]
 

@@ -1,12 +1,12 @@
-"""Networks by the names that training takes: timm's, and SMP's behind ``smp:``. Imports timm, and `smp` for those."""
+"""Networks by the names that training takes: timm's, and SMP's behind ``smp:``."""
 
 from typing import Any
 
 import timm
 import torch
 
+from .._utils.names import is_smp
 from ..errors import UserError, did_you_mean
-from ..names import is_smp
 
 __all__ = ["check_model_name", "create_network", "describe"]
 
@@ -33,7 +33,7 @@ def describe(name: str) -> tuple[str, tuple[int, int]]:
 def create_network(name: str, pretrained: bool, num_classes: int, **options: Any) -> torch.nn.Module:
     """timm's `create_model`, or SMP's of a name with ``smp:``; a missing checkpoint is reported in one line."""
     if is_smp(name):
-        from ..smp.networks import create_by_name, load_by_name
+        from ..smp.by_name import create_by_name, load_by_name
 
         return load_by_name(name) if pretrained else create_by_name(name, num_classes)
     if pretrained and ":" not in name and not timm.models.is_model_pretrained(name):

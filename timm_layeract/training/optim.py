@@ -1,4 +1,4 @@
-"""Optimizer and learning-rate schedule of a recipe. Imports torch, timm and `recipe`."""
+"""Optimizer and learning-rate schedule of a recipe."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""What a person sees of an epoch: a bar with its figures, images per second and time left. Imports rich."""
+"""What a person sees of an epoch: a bar with its figures, images per second and time left."""
 
 import sys
 import time

@@ -1,7 +1,4 @@
-"""Recipes: every choice of a training run in one frozen dataclass, read from YAML, refusing what it does not know.
-
-Imports yaml and the standard library.
-"""
+"""Recipes: every choice of a training run in one frozen dataclass, read from YAML, refusing what it does not know."""
 
 import dataclasses
 import json

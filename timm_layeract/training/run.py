@@ -1,9 +1,9 @@
 """A run from start to result: model and data by name, an output folder, resuming, the exported model and its figures.
 
-Imports accelerate, `checkpoints`, `data`, its siblings. A run's folder holds run.json (what it is), log.jsonl (a line
-an epoch), checkpoints/ and best.safetensors while it goes; at its end also model/ (Hub layout), result.json, which is
-the same when the run is repeated on the same machine, environment.json (device, versions, time taken) and curve.png; of
-segmentation also examples.png, held-out images with their masks; of texts also model/tokenizer.json, the vocabulary.
+A run's folder holds run.json (what it is), log.jsonl (a line an epoch), checkpoints/ and best.safetensors while it
+goes; at its end also model/ (Hub layout), result.json, which is the same when the run is repeated on the same machine,
+environment.json (device, versions, time taken) and curve.png; of segmentation also examples.png, held-out images with
+their masks; of texts also model/tokenizer.json, the vocabulary.
 """
 
 import json
@@ -17,20 +17,20 @@ import torch
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from accelerate.utils import set_seed
 
-from ..checkpoints import save_pretrained
+from .._utils.files import surroundings, write_json
+from ..checkpoints.fingerprint import activation_fingerprint
+from ..checkpoints.save import save_pretrained
 from ..data.sources import Split, holdout
 from ..errors import UserError, did_you_mean
-from ..files import surroundings, write_json
-from ..fingerprint import activation_fingerprint
 from .curves import plot_curves
 from .engine import EpochRecord, Trainer, process_state
 from .folder import PICTURE, check_output, own_folder
 from .networks import check_model_name, create_network, describe
 from .progress import show_dead, show_figures
 from .recipe import CHECKPOINT_STEPS, Recipe
-from .segmentation import Segmentation
-from .tasks import Classification
-from .text import TextClassification, check_reads_text
+from .tasks.classification import Classification
+from .tasks.segmentation import Segmentation
+from .tasks.text import TextClassification, check_reads_text
 
 __all__ = [
     "TASKS",

@@ -1,7 +1,4 @@
-"""What runs there are in a folder, how far they are and how good; the results of finished ones.
-
-Imports rich and its siblings.
-"""
+"""What runs there are in a folder, how far they are and how good; the results of finished ones."""
 
 import json
 from collections.abc import Sequence

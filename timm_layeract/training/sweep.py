@@ -1,4 +1,4 @@
-"""Trains several models with several seeds by one recipe, each in a folder of its own. Imports its siblings."""
+"""Trains several models with several seeds by one recipe, each in a folder of its own."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The CPU kernels: layeract.c, built by setup.py, loaded with ctypes. Imports torch.
+"""The CPU kernels: layeract.c, built by setup.py, loaded with ctypes.
 
 The library shares torch's OpenMP threads (it asks for the runtime by the name under which torch has loaded it), and
 takes as many as `torch.get_num_threads()`. All tensors are dense, float32 or bfloat16 alike, and lie in one memory

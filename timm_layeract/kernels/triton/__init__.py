@@ -1,7 +1,7 @@
 """The GPU kernels, in Triton: the same functions as `cpu`, for the same tensors on a GPU.
 
-With TRITON_INTERPRET=1 they run on CPU tensors too, slowly, to be tested. Imports torch, and triton only when the first
-kernel runs, as importing it takes longer than importing this package.
+With TRITON_INTERPRET=1 they run on CPU tensors too, slowly, to be tested. Triton is imported when the first kernel
+runs, as importing it takes longer than importing this package.
 """
 
 import importlib.util

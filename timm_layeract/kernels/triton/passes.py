@@ -1,7 +1,7 @@
 """The Triton programs: the passes of cpu/passes.h on tiles of channels x positions, and LayerAct of a small sample.
 
 Notation as there. A program takes a block of channels of one sample, and of its positions a share; the sums of several
-shares are put together afterwards. Imports triton.
+shares are put together afterwards.
 """
 
 import triton

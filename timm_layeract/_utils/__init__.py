@@ -1,0 +1,1 @@
+"""What every part needs and none owns: results written whole, plots, progress bars, how networks are called."""

@@ -1,0 +1,1 @@
+"""Weights with a record of the activations they belong to: what there is, saving, loading."""

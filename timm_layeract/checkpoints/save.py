@@ -1,0 +1,259 @@
+"""Checkpoints: saving a model together with its activation fingerprint, and the weights that ship with the package."""
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save
+from timm.models._hub import save_config_for_hf
+from timm.models._input import get_model_args
+from torch import Tensor, nn
+
+from .._utils.files import write_whole
+from ..errors import UserError
+from ..registry import list_activations
+from .fingerprint import Fingerprint, activation_fingerprint, fingerprint_mismatches, parse_fingerprint
+from .manifest import HUB_FILE, SMP_CONFIG, WEIGHTS_DIR, read_manifest, write_manifest
+
+__all__ = [
+    "embed_checkpoint",
+    "embedded_name",
+    "file_sha256",
+    "golden_file",
+    "golden_tensors",
+    "is_smps",
+    "save_config",
+    "save_pretrained",
+    "stored_fingerprint",
+    "without_records",
+]
+
+FINGERPRINT_KEY = "activations"
+# In config.json: what model.safetensors beside it must be.
+WEIGHTS_HASH_KEY = "weights_sha256"
+KEPT_CFG = (
+    "input_size",
+    "interpolation",
+    "crop_pct",
+    "mean",
+    "std",
+    "pool_size",
+    "first_conv",
+    "classifier",
+    "license",
+)
+# What a manifest's entry comes by after embedding.
+LATER = ("corrupted", "hub")
+# Above this, embedded weights are kept in float16.
+LARGE = 16 * 2**20
+# Longest side of golden inputs: networks of ours that are made for larger images take any size.
+GOLDEN_SIDE = 64
+# Left in a swapped stock model's arguments by `swap_activations`, so that timm's own saving refuses it.
+SWAP_MARK = "swapped_activations"
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def stored_fingerprint(source: str | Path) -> Fingerprint | None:
+    """Fingerprint in the metadata of a safetensors file, or of the model.safetensors in a folder; None without one."""
+    path = Path(source)
+    path = path / HUB_FILE if path.is_dir() else path
+    if path.suffix != ".safetensors" or not path.is_file():
+        return None
+    with safe_open(path, framework="pt") as file:
+        stored = (file.metadata() or {}).get(FINGERPRINT_KEY)
+    if not stored:
+        return None
+    try:
+        return parse_fingerprint(json.loads(stored), str(path))
+    except json.JSONDecodeError:
+        return parse_fingerprint(stored, str(path))  # which no text is
+
+
+def save_weights(model: nn.Module, path: Path, half: bool = False) -> None:
+    """Write a model's state dict as safetensors with its activation fingerprint as metadata, whole or not at all.
+
+    `half` keeps the weights of convolutions and linear layers in float16, half the size; they load as float32.
+    """
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    if half:
+        tensors = {name: tensor.half() if tensor.dim() > 1 else tensor for name, tensor in tensors.items()}
+    metadata = {"format": "pt", FINGERPRINT_KEY: json.dumps(activation_fingerprint(model))}
+    write_whole(path, _in_order(save(tensors, metadata)))
+
+
+def _in_order(file: bytes) -> bytes:
+    """A safetensors file with its metadata in order: the library writes it in another one each time."""
+    size = int.from_bytes(file[:8], "little")
+    header = json.loads(file[8 : 8 + size])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the format wants the tensors aligned
+    return len(text).to_bytes(8, "little") + text + file[8 + size :]
+
+
+def save_pretrained(model: nn.Module, directory: str | Path, label_names: tuple[str, ...] | None = None) -> str:
+    """Save a timm model in the Hub's layout: config.json and model.safetensors, both with its activation fingerprint.
+
+    ``timm.create_model("local-dir:DIRECTORY", pretrained=True)`` gives the same logits back. The config names an
+    architecture that rebuilds the model's activations: its own, or, for a stock model whose activations were
+    swapped, the registered one that describes it (a swapped ``resnet50`` may be saved as ``resnet50_lasilu``).
+    A network of segmentation_models_pytorch saves itself, for ``smp.from_pretrained``.
+
+    Args:
+        model: Model made by ``timm.create_model``, or one of SMP's.
+        directory: Made if need be; files of the same names are replaced.
+        label_names: Class names in the head's order (SMP's config has no place for them).
+
+    Returns:
+        The architecture it was saved as.
+
+    Raises:
+        UserError: The model is not timm's, or no registered architecture describes its activations.
+    """
+    if is_smps(model):
+        model.save_pretrained(directory)  # type: ignore[operator]
+        return type(model).__name__
+    if "architecture" not in getattr(model, "pretrained_cfg", {}):
+        raise UserError(f"{type(model).__name__} was not made by timm.create_model, so no config can describe it.")
+    described = _rebuild(model)
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=directory) as partial:
+        weights = Path(partial) / HUB_FILE
+        save_weights(model, weights)
+        save_config(described, weights, label_names)
+        for path in Path(partial).iterdir():
+            shutil.move(path, directory / path.name)
+    return described.pretrained_cfg["architecture"]  # type: ignore[index,return-value]
+
+
+def save_config(model: nn.Module, weights: Path, label_names: tuple[str, ...] | None = None) -> None:
+    """Write timm's config.json beside a weight file, with the file's hash in it."""
+    config: dict[str, Any] = {WEIGHTS_HASH_KEY: file_sha256(weights)}
+    if label_names:
+        config["label_names"] = list(label_names)
+    save_config_for_hf(model, str(weights.with_name("config.json")), model_config=config)
+
+
+def _rebuild(model: nn.Module) -> nn.Module:
+    """Build (without memory) the registered architecture that describes a model's activations, or refuse."""
+    source_cfg: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
+    own = source_cfg["architecture"]
+    args = without_records(get_model_args(model))
+    ours = [f"{own}_{activation}" for activation in list_activations()]
+    wanted = activation_fingerprint(model)
+    for architecture in (own, *filter(timm.is_model, ours)):
+        with torch.device("meta"):
+            built = timm.create_model(architecture, **args)
+        if activation_fingerprint(built) == wanted:
+            built.load_state_dict(model.state_dict(), strict=True, assign=True)
+            built.pretrained_cfg = {**source_cfg, "architecture": architecture}  # type: ignore[assignment]
+            return built
+        if architecture == own:
+            mismatches = fingerprint_mismatches(activation_fingerprint(built), wanted)
+    raise UserError(
+        f"{own} would come back with other activations, at {len(mismatches)} site(s), first {mismatches[0]}. "
+        f"Build it with the activation in its name (timm.list_models('*lasilu*')) or as "
+        f"create_model({own!r}, act_layer=NAME) with a registered name, load these weights into it and save that."
+    )
+
+
+def embed_checkpoint(model: nn.Module, tag: str, entry: dict[str, Any], directory: Path = WEIGHTS_DIR) -> str:
+    """Put a trained model's weights among those that ship with the package, and its entry into the manifest.
+
+    Weights of more than 16 MiB are kept in float16. What was found out later of the same weights stays: their figures
+    under corruptions, where they were published.
+
+    Args:
+        model: timm model of a registered architecture, or one of SMP's that `smp.networks` made or loaded.
+        tag: Names the weights: ``cifar10`` in ``resnet20_lasilu.cifar10``.
+        entry: What the training knows: results, data, recipe, versions, and ``label_names``.
+        directory: Weights folder.
+
+    Returns:
+        ``arch.tag``.
+    """
+    of_smp: dict[str, Any] = {SMP_CONFIG: model.embedded_config()} if is_smps(model) else {}  # type: ignore[operator]
+    built = model if of_smp else _rebuild(model)
+    cfg: dict[str, Any] = built.pretrained_cfg  # type: ignore[assignment]
+    name = embedded_name(built, tag)
+    path = directory / f"{name}.safetensors"
+    directory.mkdir(parents=True, exist_ok=True)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    save_weights(model, path, half=4 * parameters > LARGE)
+    stored = load_file(path)
+    published = deepcopy(built).cpu().float()
+    published.load_state_dict(stored)
+    write_whole(golden_file(name, directory), save(golden_tensors(published, cfg["input_size"])))
+    described = {
+        "file": path.name,
+        "sha256": file_sha256(path),
+        "bytes": path.stat().st_size,
+        "parameters": parameters,
+        "dtype": str(stored[next(name for name, _ in model.named_parameters())].dtype).removeprefix("torch."),
+        "activations": activation_fingerprint(model),
+        "pretrained_cfg": {
+            **{key: cfg[key] for key in KEPT_CFG if key in cfg},
+            "num_classes": model.num_classes,
+            "label_names": entry.pop("label_names"),
+        },
+        **of_smp,
+    }
+    manifest = read_manifest(directory)
+    known = manifest.get(name, {})
+    later = {key: known[key] for key in LATER if key in known and known["sha256"] == described["sha256"]}
+    write_manifest({**manifest, name: {**described, **entry, **later}}, directory)
+    return name
+
+
+def embedded_name(model: nn.Module, tag: str) -> str:
+    """``arch.tag``: what weights of a network are called; ``architecture-encoder.tag`` of SMP's."""
+    return f"{model.embedded_name() if is_smps(model) else model.pretrained_cfg['architecture']}.{tag}"  # type: ignore[operator,index]
+
+
+def without_records(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """What a model was built with, of its saved arguments: without what says of its activations."""
+    return {name: value for name, value in arguments.items() if name not in (SWAP_MARK, FINGERPRINT_KEY)}
+
+
+def is_smps(model: nn.Module) -> bool:
+    """Whether a network is one of segmentation_models_pytorch's."""
+    return isinstance(getattr(model, "_hub_mixin_config", None), dict)
+
+
+def golden_file(name: str, directory: Path = WEIGHTS_DIR) -> Path:
+    """Where the golden tensors of ``arch.tag`` lie."""
+    return directory / f"{name}.golden.safetensors"
+
+
+def golden_tensors(model: nn.Module, input_size: tuple[int, int, int]) -> dict[str, Tensor]:
+    """A fixed input and what the model makes of it: what later versions of the code must still compute.
+
+    Args:
+        model: Network in float32 on the CPU.
+        input_size: (C, H, W) that it is made for.
+
+    Returns:
+        ``input`` ``(2, C, H, W)``, standard normal, no side longer than `GOLDEN_SIDE`, and ``output``, the logits in
+        evaluation mode: ``(2, K)``, or of segmentation ``(2, K, H, W)``.
+    """
+    channels, *sides = input_size
+    images = torch.randn(
+        2, channels, *(min(side, GOLDEN_SIDE) for side in sides), generator=torch.Generator().manual_seed(0)
+    )
+    with torch.inference_mode():
+        output = model.eval()(images)
+    return {"input": images, "output": output.clone()}

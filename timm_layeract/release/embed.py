@@ -1,0 +1,71 @@
+"""Ships the weights of finished runs with the package."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import timm
+from torch import nn
+
+from .._utils.names import is_smp
+from ..checkpoints.manifest import CARDS_DIR, WEIGHTS_DIR
+from ..checkpoints.save import embed_checkpoint, embedded_name, file_sha256
+from ..data.masks import MaskSplit
+from ..errors import UserError
+from ..training.folder import PICTURE
+from ..training.runs import SCORES, check_alike, read_finished
+
+__all__ = ["embed_runs"]
+
+
+def embed_runs(runs: list[Path], tag: str, directory: Path = WEIGHTS_DIR, cards: Path = CARDS_DIR) -> str:
+    """Put the weights of the first run among those that ship with the package, and the results of all beside them.
+
+    Args:
+        runs: Folders of finished runs that differ in nothing but the seed.
+        tag: Names the weights: ``cifar10`` in ``resnet20_lasilu.cifar10``.
+        directory: Weights folder.
+        cards: Folder of the model cards, which takes the first run's picture if it has one (segmentation).
+
+    Returns:
+        ``arch.tag``.
+
+    Raises:
+        UserError: A run that is not finished or not tested, that is of texts, or that differs from the first in more
+            than the seed.
+    """
+    results = [read_finished(run) for run in runs]
+    if results[0]["recipe"].get("task") == "text":
+        raise UserError(f"{runs[0]} is of texts: weights ship without the vocabulary that such a network needs.")
+    check_alike(runs, results)
+    if results[0]["test"] is None:
+        raise UserError(f"{runs[0]} has no test figures, as its data has no test split; weights do not ship without.")
+    seeds = [result["recipe"]["seed"] for result in results]
+    if len(set(seeds)) < len(seeds):
+        raise UserError(f"Two of these runs have the same seed: {', '.join(map(str, seeds))}.")
+    network = _load(runs[0] / "model", results[0]["model"])
+    entry = {**results[0], **read_finished(runs[0], "environment.json")}
+    cfg: Any = network.pretrained_cfg
+    entry["label_names"] = list(cfg.get("label_names", MaskSplit.classes))  # which SMP's config has no place for
+    entry["seeds"] = [
+        {"seed": seed, **{part: result[part] for part in SCORES}} for seed, result in zip(seeds, results, strict=True)
+    ]
+    name = embedded_name(network, tag)
+    entry["results"] = f"results/{name}"
+    folder = directory / entry["results"]
+    folder.mkdir(parents=True, exist_ok=True)
+    for run, seed in zip(runs, seeds, strict=True):
+        shutil.copyfile(run / "result.json", folder / f"seed{seed}.json")
+    if (runs[0] / PICTURE).is_file():
+        cards.mkdir(exist_ok=True)
+        picture = Path(shutil.copyfile(runs[0] / PICTURE, cards / f"{name}.png"))
+        entry["picture"] = {"file": picture.name, "sha256": file_sha256(picture)}
+    return embed_checkpoint(network, tag, entry, directory)
+
+
+def _load(folder: Path, name: str) -> nn.Module:
+    if is_smp(name):
+        from ..smp.by_name import load_by_name
+
+        return load_by_name(str(folder))
+    return timm.create_model(f"local-dir:{folder}", pretrained=True)

@@ -1,0 +1,55 @@
+"""Writing corrupted sets in CIFAR-10-C's layout, which `released` and other programs read: `layeract corrupt`."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ...data.sources import load_test_split
+from ...errors import UserError
+from .constants import CORRUPTIONS, SEVERITIES
+from .generate import VERSIONS, RegeneratedSets
+
+__all__ = ["write_sets"]
+
+
+def write_sets(
+    data: str,
+    output: str | Path,
+    image_size: tuple[int, int],
+    corruptions: Sequence[str] = CORRUPTIONS,
+    seed: int = 0,
+    progress: bool = True,
+    report: Callable[[str], None] = print,
+) -> None:
+    """Corrupt the test images of a data set and write them.
+
+    Args:
+        data: As `load_test_split` takes it.
+        output: New folder for ``CORRUPTION.npy`` (uint8 ``(5 N, H, W, 3)``), ``labels.npy`` and ``sets.json``: the
+            hash of each set, as robustness results have it, and the versions that made it.
+        image_size: (H, W) that other images are resized to.
+        corruptions: Which.
+        seed: Another seed, other sets.
+        progress: Show a progress bar while decoding.
+        report: Called with a line for each corruption.
+
+    Raises:
+        UserError: No such data or corruption; the folder holds something.
+    """
+    folder = Path(output)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} is not empty; give another --output.")
+    clean = load_test_split(data, image_size, progress)
+    sets = RegeneratedSets(clean, seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    np.save(folder / "labels.npy", np.tile(clean.labels.numpy(), len(SEVERITIES)))
+    hashes: dict[str, list[str]] = {}
+    for name in corruptions:
+        splits = [sets.load(name, severity) for severity in SEVERITIES]
+        np.save(folder / f"{name}.npy", np.concatenate([split.images.permute(0, 2, 3, 1).numpy() for split in splits]))
+        hashes[name] = [split.sha256() for split in splits]
+        report(f"{name}.npy")
+    record = {"of": clean.sha256(), "seed": seed, "sets": hashes, "versions": VERSIONS}
+    (folder / "sets.json").write_text(json.dumps(record, indent=1) + "\n")

@@ -1,0 +1,137 @@
+"""SMP's networks by name, and with the attributes that timm's have, so that one engine trains both."""
+
+from pathlib import Path
+from typing import Any
+
+import segmentation_models_pytorch as smp
+from huggingface_hub.errors import HFValidationError
+from segmentation_models_pytorch.base import SegmentationModel
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
+from .._utils.names import CLASS_KEY, SMP
+from ..checkpoints.load import HUB_ERRORS, entry_weights, hub_reason
+from ..checkpoints.manifest import SMP_CONFIG, Entry, find_entry, read_manifest
+from ..checkpoints.save import without_records
+from ..errors import UserError, did_you_mean
+from .architectures import LICENSE, VARIANT, create_model
+from .encoders import LAYERACT
+
+__all__ = ["create_by_name", "like_timm", "load_by_name", "load_entry", "with_activation"]
+
+SIDE = 256  # of the windows it is trained on where no recipe says; a multiple of every encoder's stride
+
+
+def create_by_name(name: str, classes: int = 1) -> SegmentationModel:
+    """A network as it is initialised.
+
+    Args:
+        name: ``smp:ARCHITECTURE/ENCODER`` (``smp:unet_lasilu/resnet34_lasilu``), with the name of pretrained weights of
+            the encoder as a third part where it starts from any (``smp:unet/resnet34/imagenet``).
+        classes: Maps that it gives.
+
+    Raises:
+        UserError: Another form, or an unknown architecture or encoder.
+    """
+    parts = name.removeprefix(SMP).split("/")
+    if len(parts) not in (2, 3):
+        raise UserError(f"{name} names no network of SMP: give {SMP}ARCHITECTURE/ENCODER, as smp:unet/resnet34.")
+    arch, encoder = parts[:2]
+    weights = parts[2] if len(parts) == 3 else None
+    known = smp.MODEL_ARCHITECTURES_MAPPING
+    if arch not in known:
+        raise UserError(f"SMP has no architecture {arch!r}; {did_you_mean(arch, known)}")
+    if encoder not in smp.encoders.encoders and not encoder.startswith("tu-"):
+        raise UserError(f"SMP has no encoder {encoder!r}; {did_you_mean(encoder, smp.encoders.encoders)}")
+    arguments: dict[str, Any] = dict(encoder_name=encoder, encoder_weights=weights, classes=classes)
+    # those of ours are in SMP's registry; SMP's own are made so that they record their activations
+    ours = arch.rpartition("_")[0] in known
+    model = smp.create_model(arch, **arguments) if ours else create_model(arch, **arguments)
+    return like_timm(model, name)
+
+
+def load_by_name(name: str) -> SegmentationModel:
+    """A trained network, in evaluation mode.
+
+    Args:
+        name: ``ARCHITECTURE-ENCODER.TAG`` of trained weights of ours (``layeract list``), or the folder or ``ORG/NAME``
+            of a network that SMP saved; with or without ``smp:`` before it.
+
+    Raises:
+        UserError: There is none, or it cannot be read.
+    """
+    place = name.removeprefix(SMP)
+    ours = {each: entry for each, entry in read_manifest().items() if SMP_CONFIG in entry}
+    if place in ours or place in {each.split(".")[0] for each in ours}:
+        _, entry = find_entry(place, ours)
+        return load_entry(entry, entry_weights(entry)).eval()
+    if Path(place).is_dir() and not (Path(place) / "config.json").is_file():
+        raise UserError(f"{place} holds no network that SMP saved: it has no config.json.")
+    try:
+        return like_timm(smp.from_pretrained(place)).eval()
+    except HFValidationError as error:
+        raise UserError(f"There is no folder {place}, and it is no name on the Hub.") from error
+    except HUB_ERRORS as error:
+        raise UserError(f"{name} cannot be loaded: {hub_reason(error)}") from error
+
+
+def load_entry(entry: Entry, weights: Path) -> SegmentationModel:
+    """The network of an entry of the manifest, with the weights of a file, checked before.
+
+    Raises:
+        ActivationMismatchError: The weights are for other activations.
+    """
+    arguments = {key: value for key, value in entry[SMP_CONFIG].items() if key != CLASS_KEY}
+    variant: Any = getattr(smp, entry[SMP_CONFIG][CLASS_KEY])
+    return like_timm(variant._load_as_safetensor(variant(**arguments), str(weights), "cpu", strict=True))
+
+
+def with_activation(model: SegmentationModel, to: str) -> SegmentationModel:
+    """The same network with another activation in encoder and decoder, and the same weights.
+
+    Args:
+        model: Any of SMP's architectures.
+        to: Registered activation. Where SMP has an encoder of that name (``resnet34_lasilu``), it is that encoder.
+
+    Raises:
+        UserError: Weights that do not fit, as the activation has parameters of its own.
+    """
+    arguments = without_records(model._hub_mixin_config)
+    stock = arguments["encoder_name"]
+    for suffix in LAYERACT:
+        stock = stock.removesuffix(suffix)
+    encoder = f"{stock}_{to}"
+    named = encoder in smp.encoders.encoders
+    architecture = type(model).__name__.removeprefix(VARIANT)
+    changes = dict(encoder_name=encoder) if named else dict(encoder_name=stock, encoder_activation=to)
+    built = create_model(
+        architecture.lower(), **{**arguments, "encoder_weights": None, "decoder_activation": to, **changes}
+    )
+    try:
+        built.load_state_dict(model.state_dict())
+    except RuntimeError as error:
+        raise UserError(f"{to} has parameters of its own, so a trained network cannot just take it.") from error
+    return like_timm(built)
+
+
+def like_timm(model: SegmentationModel, name: str | None = None) -> SegmentationModel:
+    """Give a network what timm's have: `pretrained_cfg`, `num_classes`, `in_chans`, `feature_info`.
+
+    Its inputs are taken to be normalised by ImageNet's mean and deviation, as those of SMP's encoders are. `name` is
+    what it was made by.
+    """
+    config: dict[str, Any] = model._hub_mixin_config
+    channels = config["in_channels"]
+    described = {
+        "architecture": name or f"{SMP}{type(model).__name__}/{config['encoder_name']}",
+        "input_size": (channels, SIDE, SIDE),
+        "mean": IMAGENET_DEFAULT_MEAN if channels == 3 else (0.5,) * channels,
+        "std": IMAGENET_DEFAULT_STD if channels == 3 else (0.5,) * channels,
+        "interpolation": "bilinear",
+        "crop_pct": 1.0,
+        "license": LICENSE,
+    }
+    stride = model.encoder.output_stride
+    values = dict(pretrained_cfg=described, num_classes=config["classes"], in_chans=channels)
+    for key, value in {**values, "feature_info": [{"reduction": stride}]}.items():
+        setattr(model, key, value)
+    return model

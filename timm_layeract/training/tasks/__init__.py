@@ -1,0 +1,1 @@
+"""What is trained for: images to classify, to segment, texts."""
