@@ -202,3 +202,19 @@ def test_what_is_not_there_is_said(hub: HubServer, tmp_path: Path, monkeypatch: 
         pretrained.verified_weights({"source": "local-dir", "file": str(tmp_path)})
     with pytest.raises(UserError, match="There is no weight file"):
         pretrained.verified_weights({"file": str(tmp_path / "gone.safetensors")})
+
+
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        ("resnet101_lasilu", "layeract adapt resnet101.a1h_in1k --to lasilu --data FOLDER --output RUN"),
+        ("wide_resnet50_2_lahardsilu", "layeract adapt wide_resnet50_2.racm_in1k --to lahardsilu --data FOLDER"),
+        ("resnet110_lasilu", "layeract train --model resnet110_lasilu --data FOLDER --output RUN"),
+    ],
+)
+def test_a_network_without_weights_says_how_to_come_by_some(name: str, command: str) -> None:
+    with pytest.raises(UserError, match=f"{name} has no trained weights") as refused:
+        timm.create_model(name, pretrained=True)
+    assert command in str(refused.value)
+    assert "trained are resnet20, " in str(refused.value)
+    assert len(str(refused.value)) < 400

@@ -9,6 +9,7 @@ from timm.models import (
     PretrainedCfg,
     build_model_with_cfg,
     generate_default_cfgs,
+    get_pretrained_cfg,
     is_model,
     list_models,
     register_model,
@@ -22,6 +23,7 @@ from ..checkpoints.manifest import pretrained_cfgs, read_manifest
 from ..checkpoints.save import stored_fingerprint
 from ..errors import UserError, did_you_mean
 from ..fuse import fuse
+from ..registry import list_activations
 from ..swap import swap_activations
 from ._compatibility import warn_of_norms
 
@@ -82,12 +84,14 @@ def build(
         **kwargs: Everything timm takes: ``num_classes``, ``in_chans``, ``features_only``, ``act_layer``, ...
 
     Raises:
-        UserError: ``features_only`` of a network without feature maps.
+        UserError: ``features_only`` of a network without feature maps; `pretrained` of one without trained weights.
     """
 
     weights = None
     if pretrained:
         cfg = resolve_pretrained_cfg(variant, kwargs.get("pretrained_cfg"), kwargs.get("pretrained_cfg_overlay"))
+        if not cfg.has_weights:
+            raise UserError(f"{variant} has no trained weights. {_way_to_weights(variant)}")
         weights = verified_weights(cfg.to_dict(), kwargs.get("cache_dir"))
 
     def check(state_dict: Mapping[str, Tensor], model: nn.Module) -> Mapping[str, Tensor]:
@@ -111,6 +115,17 @@ def build(
     model = build_model_with_cfg(construct, variant, pretrained, pretrained_filter_fn=check, **kwargs)
     warn_of_norms(model)
     return fuse(model) if fused else model
+
+
+def _way_to_weights(architecture: str) -> str:
+    """How to come by weights of an architecture that has none: which of ours have some, and the command that helps."""
+    trained = ", ".join(sorted({name.split(".")[0] for name in read_manifest()}))
+    base, _, activation = architecture.rpartition("_")
+    stock = get_pretrained_cfg(base) if is_model(base) else None
+    if stock and stock.has_weights and activation in list_activations():
+        command = f"layeract adapt {base}.{stock.tag} --to {activation} --data FOLDER --output RUN"
+        return f"`{command}` makes them from the stock network's; trained are {trained}."
+    return f"`layeract train --model {architecture} --data FOLDER --output RUN` makes them; trained are {trained}."
 
 
 def check_architecture(name: str) -> None:
