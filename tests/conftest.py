@@ -17,7 +17,8 @@ import torch
 from tests.hub_server import HubServer, point_to, running
 from timm_layeract import kernels
 from timm_layeract.data.sources import ImageSplit
-from timm_layeract.kernels import cpu, triton
+from timm_layeract.kernels import cpu
+from timm_layeract.kernels.triton import shapes
 
 torch.set_num_threads(1)
 
@@ -35,10 +36,17 @@ def digits() -> ImageSplit:
     return ImageSplit(images[:, None].expand(-1, 3, -1, -1).contiguous(), labels, tuple("0123456789"))
 
 
+def few_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut tensors for the Triton interpreter, under which programs take turns and an operation costs its call."""
+    for name, value in {"PROGRAMS": 8, "LONG": (64, 512), "SQUARE": (512, 128)}.items():
+        monkeypatch.setattr(shapes, name, value)
+    shapes._tiles.cache_clear()
+
+
 @pytest.fixture(params=["cpu", "triton"])
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """One fused backend after the other, forced."""
-    monkeypatch.setattr(triton, "PROGRAMS", 8)  # they take turns under the interpreter
+    few_programs(monkeypatch)
     if request.param == "cpu" and not cpu.available():
         pytest.skip("the CPU kernels were not built: no C compiler where the package was installed")
     with kernels.use_backend(request.param):

@@ -215,7 +215,7 @@ def test_composite_runs_where_kernels_cannot(backend: str) -> None:
     x = torch.ones(4, 6, 8)
     for other in (
         x.double(),
-        x.half(),
+        *([x.half()] if backend == "cpu" else []),
         x[:, ::2],
         x.transpose(1, 2),
         torch.ones(3),
@@ -290,40 +290,6 @@ def test_unavailable_backend_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
     assert kernels.backend_for(torch.ones(2, 3)) == "composite"
     with pytest.raises(UserError, match="did you mean 'triton'"), kernels.use_backend("tritn"):  # type: ignore[arg-type]
         pass
-
-
-COMPILE = """
-import itertools, triton
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
-from timm_layeract.kernels.triton import passes
-
-def compile(program, signature, constants):
-    signature = {name: signature.get(name, "constexpr") for name in program.arg_names}
-    constants = {(program.arg_names.index(name),): value for name, value in constants.items()}
-    kernel = triton.compile(ASTSource(program, signature, constants), target=GPUTarget("cuda", 90, 32))
-    assert kernel.asm["ptx"]
-
-whole = dict.fromkeys(["N", "C", "P", "stride_c", "stride_p", "share", "SPLITS"], "i32")
-for which, form in itertools.product(range(4), range(3)):
-    tensors = dict.fromkeys(["x_at", "r_at", "g_at", "y_at", "dr_at"], "*bf16" if form == 1 else "*fp32")
-    numbers = dict.fromkeys(["channels", "samples", "out"], "*fp32")
-    constants = dict(PASS=which, FORM=form, HARD=form == 0, BLOCK_C=16, BLOCK_P=64)
-    compile(passes.run_pass, tensors | numbers | whole, constants)
-names = {"x_at": "*bf16", "g_at": "*bf16", "y_at": "*bf16", "dx_at": "*bf16", "stats": "*fp64", "channels_last": "i1"}
-names |= {"alpha": "fp32"} | dict.fromkeys("NCP", "i32")
-names |= dict.fromkeys(["weight", "bias", "dweight", "dbias"], "*fp32")
-for program, affine in itertools.product([passes.forward_block, passes.backward_block], [False, True]):
-    signature = {name: kind for name, kind in names.items() if name in program.arg_names}
-    compile(program, signature, dict(HARD=False, HAS_WEIGHT=affine, HAS_BIAS=affine, BLOCK=1024))
-"""
-
-
-@pytest.mark.slow
-def test_triton_programs_compile_for_a_gpu_that_is_not_there(tmp_path: Path) -> None:
-    environment = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", COMPILE], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.slow

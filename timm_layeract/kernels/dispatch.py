@@ -22,7 +22,6 @@ __all__ = ["VARIABLE", "Backend", "backend_for", "kernels_for", "lie_as", "memor
 Backend = Literal["composite", "cpu", "triton"]
 VARIABLE = "LAYERACT_BACKEND"
 _KERNELS: dict[str, ModuleType] = {"cpu": cpu, "triton": triton}
-_DTYPES = (torch.float32, torch.bfloat16)
 
 
 def _check_backend(name: str, source: str) -> str:
@@ -63,13 +62,13 @@ def backend_for(x: Tensor) -> Backend:
     Set the environment variable LAYERACT_BACKEND before importing the package to allow one only, or see `use_backend`.
     A custom scale, and a gradient that is itself differentiated, run through the composite whatever this says.
     """
-    if torch.compiler.is_compiling() or type(x) not in (Tensor, torch.nn.Parameter) or x.dtype not in _DTYPES:
+    if torch.compiler.is_compiling() or type(x) not in (Tensor, torch.nn.Parameter):
         return "composite"
     # A sample of one element has nothing to normalise, and the kernels' sums would only round its gradient.
     if _transformed() or memory_format(x) is None or x.numel() <= len(x):
         return "composite"
     name: Backend = "cpu" if x.device.type == "cpu" and _forced != "triton" else "triton"
-    if _forced not in (None, name) or not _KERNELS[name].available(x):
+    if _forced not in (None, name) or x.dtype not in _KERNELS[name].DTYPES or not _KERNELS[name].available(x):
         return "composite"
     return name
 

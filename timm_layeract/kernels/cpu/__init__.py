@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 __all__ = [
+    "DTYPES",
     "available",
     "layer_act_backward",
     "layer_act_forward",
@@ -25,6 +26,7 @@ __all__ = [
     "norm_act_value",
 ]
 
+DTYPES = (torch.float32, torch.bfloat16)
 # Instruction sets that libraries are built for, from the widest, each of which runs those behind it.
 INSTRUCTION_SETS = ["avx512_bf16", "avx512", "avx2", "default"]
 # As torch: fewer elements than this are not worth waking a second thread.

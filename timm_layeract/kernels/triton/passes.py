@@ -1,207 +1,297 @@
-"""The Triton programs: the passes of cpu/passes.h on tiles of channels x positions, and LayerAct of a small sample.
+"""Triton: the four passes over a tensor, of BatchNorm + LayerAct and of the affine LayerAct; notation as cpu/passes.h.
 
-Notation as there. A program takes a block of channels of one sample, and of its positions a share; the sums of several
-shares are put together afterwards.
+A program takes a tile column (`parts.place`). What is to be known of a whole sample, its last program reduces; what of
+whole channels, the first items of the next pass do, and its tiles wait for them.
 """
 
 import triton
 import triton.language as tl
 
-__all__ = [
-    "GRADIENT",
-    "LAYER",
-    "NORM",
-    "NORM_ADD",
-    "STATS",
-    "SUMS",
-    "VALUE",
-    "backward_block",
-    "forward_block",
-    "run_pass",
-]
+from . import launch
+from .parts import affine, announce, draw, of_scale, place, wait
+from .reduce import (
+    ACT_BIAS,
+    ACT_WEIGHT,
+    channel_backward,
+    channel_forward,
+    layer,
+    merge_sample,
+    merge_sums,
+    sample_forward,
+)
 
-STATS, VALUE, SUMS, GRADIENT = (tl.constexpr(number) for number in range(4))
-LAYER, NORM, NORM_ADD = (tl.constexpr(number) for number in range(3))
+__all__ = ["gradient", "stats", "sums", "value"]
 
-
-@triton.jit
-def _scale(t, HARD: tl.constexpr):
-    """The scale function at t, and its slope there."""
-    if HARD:
-        s = tl.where(t <= -3.0, 0.0, tl.where(t >= 3.0, 1.0, (t + 3.0) / 6.0))
-        slope = tl.where((t > -3.0) & (t < 3.0), 1.0 / 6.0, s - s)
-    else:
-        e = tl.exp(-tl.abs(t))  # never overflows
-        s = tl.where(t < 0, e, 1.0) / (1.0 + e)
-        slope = s * (1.0 - s)
-    return s, slope
+LAYER, NORM, NORM_ADD = tl.constexpr(launch.LAYER), tl.constexpr(launch.NORM), tl.constexpr(launch.NORM_ADD)
+# Channels that an item reduces over all samples, samples that it takes at a time, and channels of a sample at a time.
+FEW, ROWS, MANY = tl.constexpr(launch.FEW), tl.constexpr(32), tl.constexpr(128)
+SIZES = ["N", "C", "VECTORS", "SLOW", "BLOCKS", "SPLITS", "flags"]
 
 
-@triton.jit
-def _coefficient(channels, row, c, C, mask):
-    return tl.load(channels + row * C + c, mask=mask, other=0.0)[:, None]
-
-
-@triton.jit
-def _store_sum(out, q, total, split, n, c, N, C, SPLITS, mask):
-    tl.store(out + ((q * SPLITS + split) * N + n) * C + c, total, mask=mask)
-
-
-@triton.jit
-def run_pass(
-    x_at, r_at, g_at, y_at, dr_at, channels, samples, out, N, C, P, stride_c, stride_p, share, SPLITS,
-    PASS: tl.constexpr, FORM: tl.constexpr, HARD: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr,
+@triton.jit(do_not_specialize=SIZES)
+def stats(
+    x_at, r_at, partial, merged, arrived, N, C, VECTORS, SLOW, BLOCKS, SPLITS,
+    FORM: tl.constexpr, LAST: tl.constexpr, ALIGN: tl.constexpr, BLOCK_L: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
-    """One pass. samples: (5, N) = M (LAYER) or mu, rho, shift, slope, offset (LAYER); channels: (11, C)."""
-    n, split = tl.program_id(0), tl.program_id(2)
-    c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
-    of_channel = c < C
-    base = n.to(tl.int64) * C * P + c[:, None] * stride_c
-    first = split * share
-    last = tl.minimum(first + share, P)
-
-    if PASS == STATS:
-        p = first + tl.arange(0, BLOCK_P)[None, :]
-        mask = of_channel[:, None] & (p < last)
-        count = tl.minimum(BLOCK_P, last - first).to(tl.float32)
-        M = (tl.sum(tl.load(x_at + base + p * stride_p, mask=mask, other=0.0).to(tl.float32), axis=1) / count)[:, None]
-        K = M
+    """Of every lane in a split: pivot, mean less it, centred squares; the same of r; products. Then of channels."""
+    n, split, lane, there, _, start, at, stride, first, last = place(
+        tl.program_id(0), C, VECTORS, SLOW, BLOCKS, SPLITS, LAST, ALIGN, BLOCK_L, BLOCK_S
+    )
+    x_at += start
+    r_at += start
+    step = first + tl.arange(0, BLOCK_S)[None, :]
+    mask = there[:, None] & (step < last)
+    count = tl.minimum(BLOCK_S, last - first).to(tl.float32)
+    M = tl.sum(tl.load(x_at + at + step * stride, mask=mask, other=0.0).to(tl.float32), axis=1) / count
+    K = M
+    if FORM == NORM_ADD:
+        K = tl.sum(tl.load(r_at + at + step * stride, mask=mask, other=0.0).to(tl.float32), axis=1) / count
+    s_x = tl.zeros((BLOCK_L, BLOCK_S), tl.float32)
+    ss_x, s_r, ss_r, s_xr = s_x, s_x, s_x, s_x
+    for begin in range(first, last, BLOCK_S):
+        step = begin + tl.arange(0, BLOCK_S)[None, :]
+        mask = there[:, None] & (step < last)
+        a = tl.load(x_at + at + step * stride, mask=mask, other=0.0).to(tl.float32)
+        a = tl.where(mask, a - M[:, None], 0.0)
+        s_x += a
+        ss_x += a * a
         if FORM == NORM_ADD:
-            K = (
-                tl.sum(tl.load(r_at + base + p * stride_p, mask=mask, other=0.0).to(tl.float32), axis=1)[:, None]
-                / count
-            )
+            d = tl.load(r_at + at + step * stride, mask=mask, other=0.0).to(tl.float32)
+            d = tl.where(mask, d - K[:, None], 0.0)
+            s_r += d
+            ss_r += d * d
+            s_xr += a * d
+    if LAST:
+        lanes, steps = VECTORS * ALIGN, SLOW
     else:
-        rho, shift, slope = tl.load(samples + N + n), tl.load(samples + 2 * N + n), tl.load(samples + 3 * N + n)
-        w, b = _coefficient(channels, 5, c, C, of_channel), _coefficient(channels, 6, c, C, of_channel)
+        lanes, steps = SLOW, VECTORS * ALIGN
+    out, plane = partial + (n * SPLITS + split) * lanes + lane, N * SPLITS * lanes
+    count = (last - first).to(tl.float32)
+    mean = tl.sum(s_x, axis=1) / count
+    tl.store(out, M, mask=there)
+    tl.store(out + plane, mean, mask=there)
+    tl.store(out + 2 * plane, tl.sum(ss_x, axis=1) - count * mean * mean, mask=there)
+    if FORM == NORM_ADD:
+        mean_r = tl.sum(s_r, axis=1) / count
+        tl.store(out + 3 * plane, K, mask=there)
+        tl.store(out + 4 * plane, mean_r, mask=there)
+        tl.store(out + 5 * plane, tl.sum(ss_r, axis=1) - count * mean_r * mean_r, mask=there)
+        tl.store(out + 6 * plane, tl.sum(s_xr, axis=1) - count * mean * mean_r, mask=there)
+    if SPLITS * lanes > C:  # else `partial` is `merged`
+        programs = tl.cdiv(lanes, BLOCK_L) * SPLITS
+        if announce(arrived + n) == programs - 1:
+            merge_sample(partial, merged, n, N, C, lanes, steps, BLOCKS * BLOCK_S, SPLITS, FORM == NORM_ADD, MANY)
+
+
+@triton.jit
+def _coefficients(
+    n, c, there, channels, samples, act_weight, act_bias, flags, N, C, FORM: tl.constexpr
+):  # fmt: skip
+    """What turns x (and r) into z and t: M, A, B, offset, K, R, w, b, rho."""
+    w, b = affine(act_weight, act_bias, c, there, (flags & ACT_WEIGHT) != 0, (flags & ACT_BIAS) != 0)
+    w, b = w[:, None], b[:, None]
+    if FORM == LAYER:
+        mean = tl.load(samples + 2 * n, cache_modifier=".cg")
+        rho = tl.load(samples + 2 * n + 1, cache_modifier=".cg").to(tl.float32)
+        M = mean.to(tl.float32)
+        offset = (M.to(tl.float64) - mean).to(tl.float32)
+        return M, w, w, offset, w, w, w, b, rho
+    M = tl.load(channels + c, mask=there, other=0.0, cache_modifier=".cg")[:, None]
+    A = tl.load(channels + C + c, mask=there, other=0.0, cache_modifier=".cg")[:, None]
+    B = tl.load(channels + 2 * C + c, mask=there, other=0.0, cache_modifier=".cg")[:, None]
+    K, R = M, A
+    if FORM == NORM_ADD:
+        K = tl.load(channels + 3 * C + c, mask=there, other=0.0, cache_modifier=".cg")[:, None]
+        R = tl.load(channels + 4 * C + c, mask=there, other=0.0, cache_modifier=".cg")[:, None]
+    offset = B - tl.load(samples + n, cache_modifier=".cg")
+    return M, A, B, offset, K, R, w, b, tl.load(samples + N + n, cache_modifier=".cg")
+
+
+@triton.jit
+def _load_z(x_at, r_at, at, mask, M, A, B, K, R, FORM: tl.constexpr):
+    """x and r less their centres, z less its shift, and z."""
+    x = tl.load(x_at + at, mask=mask, other=0.0).to(tl.float32)
+    x0 = x - M
+    r0 = x0
+    if FORM == LAYER:
+        return x0, r0, x0, x
+    z0 = x0 * A
+    if FORM == NORM_ADD:
+        r0 = tl.load(r_at + at, mask=mask, other=0.0).to(tl.float32) - K
+        z0 += r0 * R
+    return x0, r0, z0, z0 + B
+
+
+@triton.jit(do_not_specialize=[*SIZES, "momentum", "eps", "r_momentum", "r_eps", "alpha"])
+def value(
+    x_at, r_at, y_at, merged, channels, samples, kept, queue, weight, bias, mean, var, r_weight, r_bias, r_mean, r_var,
+    act_weight, act_bias, flags, momentum, eps, r_momentum, r_eps, alpha, N, C, VECTORS, SLOW, BLOCKS, SPLITS,
+    ALONE: tl.constexpr, FORM: tl.constexpr, HARD: tl.constexpr, LAST: tl.constexpr, ALIGN: tl.constexpr,
+    BLOCK_L: tl.constexpr, BLOCK_S: tl.constexpr,
+):  # fmt: skip
+    """The activation. First items: coefficients of channels, then of samples; ALONE finds both in place.
+
+    queue: how many items are drawn, how many of channels are done, and whether each sample's is.
+    """
+    P = VECTORS * ALIGN * SLOW // C
+    of_channels = 0
+    if FORM != LAYER:
+        of_channels = tl.cdiv(C, FEW)
+    item = tl.program_id(0) + of_channels + N if ALONE else draw(queue)
+    if item < of_channels:
+        if FORM != LAYER:
+            channel_forward(
+                item, merged, channels, weight, bias, mean, var, r_weight, r_bias, r_mean, r_var, flags, momentum, eps,
+                r_momentum, r_eps, N, C, P, FORM == NORM_ADD, FEW,
+            )  # fmt: skip
+            announce(queue + 1)
+    elif item < of_channels + N:
+        n = item - of_channels
         if FORM == LAYER:
-            M, offset = tl.load(samples + n), tl.load(samples + 4 * N + n)
+            layer(merged, samples, n, N, C, P, alpha, MANY)
         else:
-            M, A = _coefficient(channels, 0, c, C, of_channel), _coefficient(channels, 1, c, C, of_channel)
-            B = _coefficient(channels, 2, c, C, of_channel)
-            offset = B - tl.load(samples + n)
-            x_shift, x_slope = _coefficient(channels, 7, c, C, of_channel), _coefficient(channels, 8, c, C, of_channel)
-        if FORM == NORM_ADD:
-            K, R = _coefficient(channels, 3, c, C, of_channel), _coefficient(channels, 4, c, C, of_channel)
-            r_shift, r_slope = _coefficient(channels, 9, c, C, of_channel), _coefficient(channels, 10, c, C, of_channel)
-        gain = w * rho
+            wait(queue + 1, of_channels)
+            sample_forward(n, merged, channels, samples, kept, alpha, N, C, P, FORM == NORM_ADD, MANY)
+        announce(queue + 2 + n)
+    else:
+        # From the end, which the pass before has read last and a cache may still hold.
+        tiles = tl.cdiv(VECTORS * ALIGN, BLOCK_L) if LAST else tl.cdiv(SLOW, BLOCK_L)
+        tile = N * tiles * SPLITS - 1 - (item - of_channels - N)
+        n, _split, _lane, there, c, start, at, stride, first, last = place(
+            tile, C, VECTORS, SLOW, BLOCKS, SPLITS, LAST, ALIGN, BLOCK_L, BLOCK_S
+        )
+        if not ALONE:
+            wait(queue + 2 + n, 1)
+        M, A, B, offset, K, R, w, b, rho = _coefficients(
+            n, c, there, channels, samples, act_weight, act_bias, flags, N, C, FORM
+        )
+        for begin in range(first, last, BLOCK_S):
+            step = begin + tl.arange(0, BLOCK_S)[None, :]
+            mask = there[:, None] & (step < last)
+            _x0, _r0, z0, z = _load_z(x_at + start, r_at + start, at + step * stride, mask, M, A, B, K, R, FORM)
+            s, _slope = of_scale((z0 + offset) * (w * rho) + b, HARD)
+            tl.store(y_at + start + at + step * stride, z * s, mask=mask)
 
-    sum0 = tl.zeros((BLOCK_C, BLOCK_P), tl.float32)
+
+@triton.jit(do_not_specialize=SIZES)
+def sums(
+    x_at, r_at, g_at, channels, samples, act_weight, act_bias, partial, merged, pulls, arrived, flags,
+    N, C, VECTORS, SLOW, BLOCKS, SPLITS,
+    FORM: tl.constexpr, HARD: tl.constexpr, LAST: tl.constexpr, ALIGN: tl.constexpr, BLOCK_L: tl.constexpr,
+    BLOCK_S: tl.constexpr,
+):  # fmt: skip
+    """Of every lane in a split: sums of h, h (z - mu), u, u (x - M), u (r - K). Then of every channel and sample."""
+    n, split, lane, there, c, start, at, stride, first, last = place(
+        tl.program_id(0), C, VECTORS, SLOW, BLOCKS, SPLITS, LAST, ALIGN, BLOCK_L, BLOCK_S
+    )
+    M, A, B, offset, K, R, w, b, rho = _coefficients(
+        n, c, there, channels, samples, act_weight, act_bias, flags, N, C, FORM
+    )
+    sum0 = tl.zeros((BLOCK_L, BLOCK_S), tl.float32)
     sum1, sum2, sum3, sum4 = sum0, sum0, sum0, sum0
-    for start in range(first, last, BLOCK_P):
-        p = start + tl.arange(0, BLOCK_P)[None, :]
-        mask = of_channel[:, None] & (p < last)
-        at = base + p * stride_p
-        x = tl.load(x_at + at, mask=mask, other=0.0).to(tl.float32)
-        if FORM == NORM_ADD:
-            r = tl.load(r_at + at, mask=mask, other=0.0).to(tl.float32)
-        if PASS == STATS:
-            a = tl.where(mask, x - M, 0.0)
-            sum0 += a
-            sum1 += a * a
+    for begin in range(first, last, BLOCK_S):
+        step = begin + tl.arange(0, BLOCK_S)[None, :]
+        mask = there[:, None] & (step < last)
+        g = tl.load(g_at + start + at + step * stride, mask=mask, other=0.0).to(tl.float32)
+        x0, r0, z0, z = _load_z(x_at + start, r_at + start, at + step * stride, mask, M, A, B, K, R, FORM)
+        s, slope = of_scale((z0 + offset) * (w * rho) + b, HARD)
+        h = g * z * slope
+        sum0 += h
+        sum1 += h * (z0 + offset)
+        if FORM != LAYER:
+            u = g * s + h * (w * rho)
+            sum2 += u
+            sum3 += u * x0
             if FORM == NORM_ADD:
-                d = tl.where(mask, r - K, 0.0)
-                sum2 += d
-                sum3 += d * d
-                sum4 += a * d
+                sum4 += u * r0
+    lanes = VECTORS * ALIGN if LAST else SLOW
+    out, plane = partial + (n * SPLITS + split) * lanes + lane, N * SPLITS * lanes
+    tl.store(out, tl.sum(sum0, axis=1), mask=there)
+    tl.store(out + plane, tl.sum(sum1, axis=1), mask=there)
+    if FORM != LAYER:
+        tl.store(out + 2 * plane, tl.sum(sum2, axis=1), mask=there)
+        tl.store(out + 3 * plane, tl.sum(sum3, axis=1), mask=there)
+    if FORM == NORM_ADD:
+        tl.store(out + 4 * plane, tl.sum(sum4, axis=1), mask=there)
+    if announce(arrived + n) == tl.cdiv(lanes, BLOCK_L) * SPLITS - 1:
+        size = (VECTORS * ALIGN).to(tl.float32) * SLOW
+        planes: tl.constexpr = 2 if FORM == LAYER else 3 + FORM
+        merge_sums(
+            partial, merged, pulls, n, N, C, SPLITS * (lanes // C), size, rho, act_weight, (flags & ACT_WEIGHT) != 0,
+            planes, MANY,
+        )  # fmt: skip
+
+
+@triton.jit
+def _affine_backward(item, sums, samples, dact_weight, dact_bias, flags, N, C):
+    """Gradients of the affine LayerAct's weight and bias, of a block of channels."""
+    c = item * FEW + tl.arange(0, FEW)
+    dw = tl.zeros((ROWS, FEW), tl.float32)
+    db = dw
+    for start in range(0, N, ROWS):
+        n = start + tl.arange(0, ROWS)[:, None]
+        full = (n < N) & (c < C)[None, :]
+        rho = tl.load(samples + 2 * n + 1, mask=n < N, other=0.0).to(tl.float32)
+        db += tl.load(sums + n * C + c[None, :], mask=full, other=0.0)
+        dw += rho * tl.load(sums + (N + n) * C + c[None, :], mask=full, other=0.0)
+    tl.store(dact_weight + c, tl.sum(dw, axis=0), mask=(c < C) & ((flags & ACT_WEIGHT) != 0))
+    tl.store(dact_bias + c, tl.sum(db, axis=0), mask=(c < C) & ((flags & ACT_BIAS) != 0))
+
+
+@triton.jit(do_not_specialize=SIZES)
+def gradient(
+    x_at, r_at, g_at, dx_at, dr_at, channels, samples, act_weight, act_bias, kept, sums, pulls, through, queue,
+    dweight, dbias, dr_weight, dact_weight, dact_bias, flags, N, C, VECTORS, SLOW, BLOCKS, SPLITS,
+    ALONE: tl.constexpr, FORM: tl.constexpr, HARD: tl.constexpr, LAST: tl.constexpr, ALIGN: tl.constexpr,
+    BLOCK_L: tl.constexpr, BLOCK_S: tl.constexpr,
+):  # fmt: skip
+    """Gradients of x and r. First items: those of parameters, and what goes through batch statistics; not if ALONE.
+
+    queue: how many items are drawn, and how many of channels are done.
+    """
+    P = VECTORS * ALIGN * SLOW // C
+    of_channels = tl.cdiv(C, FEW)
+    item = tl.program_id(0) + of_channels if ALONE else draw(queue)
+    if item < of_channels:
+        if FORM == LAYER:
+            _affine_backward(item, sums, samples, dact_weight, dact_bias, flags, N, C)
         else:
+            channel_backward(
+                item, sums, kept, channels, samples, pulls, through, dweight, dbias, dr_weight, dact_weight, dact_bias,
+                flags, N, C, P, FORM == NORM_ADD, ROWS, FEW,
+            )  # fmt: skip
+            announce(queue + 1)
+    else:
+        tiles = tl.cdiv(VECTORS * ALIGN, BLOCK_L) if LAST else tl.cdiv(SLOW, BLOCK_L)
+        tile = N * tiles * SPLITS - 1 - (item - of_channels)
+        n, _split, _lane, there, c, start, at, stride, first, last = place(
+            tile, C, VECTORS, SLOW, BLOCKS, SPLITS, LAST, ALIGN, BLOCK_L, BLOCK_S
+        )
+        M, A, B, offset, K, R, w, b, rho = _coefficients(
+            n, c, there, channels, samples, act_weight, act_bias, flags, N, C, FORM
+        )
+        pull, pull_z = tl.load(pulls + n), tl.load(pulls + N + n)
+        x_shift, x_slope, r_shift, r_slope = w, w, w, w
+        if FORM != LAYER:
+            if not ALONE:
+                wait(queue + 1, of_channels)
+            x_shift = tl.load(through + c, mask=there, other=0.0, cache_modifier=".cg")[:, None]
+            x_slope = tl.load(through + C + c, mask=there, other=0.0, cache_modifier=".cg")[:, None]
+        if FORM == NORM_ADD:
+            r_shift = tl.load(through + 2 * C + c, mask=there, other=0.0, cache_modifier=".cg")[:, None]
+            r_slope = tl.load(through + 3 * C + c, mask=there, other=0.0, cache_modifier=".cg")[:, None]
+        for begin in range(first, last, BLOCK_S):
+            step = begin + tl.arange(0, BLOCK_S)[None, :]
+            mask = there[:, None] & (step < last)
+            g = tl.load(g_at + start + at + step * stride, mask=mask, other=0.0).to(tl.float32)
+            x0, r0, z0, z = _load_z(x_at + start, r_at + start, at + step * stride, mask, M, A, B, K, R, FORM)
+            s, slope = of_scale((z0 + offset) * (w * rho) + b, HARD)
+            dz = g * s + rho * (w * (g * z * slope) - pull - pull_z * (z0 + offset))
             if FORM == LAYER:
-                y0, z = x - M, x
+                tl.store(dx_at + start + at + step * stride, dz, mask=mask)
             else:
-                y0 = (x - M) * A
-                if FORM == NORM_ADD:
-                    y0 += (r - K) * R
-                z = y0 + B
-            s, steepness = _scale((y0 + offset) * gain + b, HARD)
-            if PASS == VALUE:
-                tl.store(y_at + at, z * s, mask=mask)
-            else:
-                g = tl.load(g_at + at, mask=mask, other=0.0).to(tl.float32)
-                h = g * z * steepness
-                if PASS == SUMS:
-                    sum0 += h
-                    sum1 += h * (y0 + offset)
-                    if FORM != LAYER:
-                        u = g * s + h * gain
-                        sum2 += u
-                        sum3 += u * (x - M)
-                        if FORM == NORM_ADD:
-                            sum4 += u * (r - K)
-                else:
-                    dz = g * s + rho * (w * h - shift - slope * (y0 + offset))
-                    if FORM == LAYER:
-                        tl.store(y_at + at, dz, mask=mask)
-                    else:
-                        tl.store(y_at + at, A * (dz - x_shift - x_slope * (x - M)), mask=mask)
-                    if FORM == NORM_ADD:
-                        tl.store(dr_at + at, R * (dz - r_shift - r_slope * (r - K)), mask=mask)
-
-    if (PASS == STATS) or (PASS == SUMS):  # noqa: SIM109 (Triton knows no `in`)
-        _store_sum(out, 0, tl.sum(sum0, axis=1), split, n, c, N, C, SPLITS, of_channel)
-        _store_sum(out, 1, tl.sum(sum1, axis=1), split, n, c, N, C, SPLITS, of_channel)
-        _store_sum(out, 2, tl.sum(sum2, axis=1), split, n, c, N, C, SPLITS, of_channel)
-        _store_sum(out, 3, tl.sum(sum3, axis=1), split, n, c, N, C, SPLITS, of_channel)
-        _store_sum(out, 4, tl.sum(sum4, axis=1), split, n, c, N, C, SPLITS, of_channel)
-    if PASS == STATS:  # the pivots that the sums are taken around
-        _store_sum(out, 5, tl.sum(M, axis=1), split, n, c, N, C, SPLITS, of_channel)
-        _store_sum(out, 6, tl.sum(K, axis=1), split, n, c, N, C, SPLITS, of_channel)
-
-
-@triton.jit
-def _affine(weight, bias, i, mask, C, P, channels_last, HAS_WEIGHT: tl.constexpr, HAS_BIAS: tl.constexpr):
-    """The affine coefficients of element i of a sample."""
-    c = tl.where(channels_last, i % C, i // P)
-    w = tl.load(weight + c, mask=mask, other=0.0) if HAS_WEIGHT else tl.full(i.shape, 1.0, tl.float32)
-    b = tl.load(bias + c, mask=mask, other=0.0) if HAS_BIAS else tl.zeros(i.shape, tl.float32)
-    return w, b
-
-
-@triton.jit
-def forward_block(
-    x_at, y_at, stats, weight, bias, N, C, P, channels_last, alpha,
-    HARD: tl.constexpr, HAS_WEIGHT: tl.constexpr, HAS_BIAS: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
-    """LayerAct of one sample held in registers; stats (N, 2): mean and inverse deviation."""
-    n, i = tl.program_id(0), tl.arange(0, BLOCK)
-    size = C * P
-    mask = i < size
-    at = n.to(tl.int64) * size + i
-    x = tl.load(x_at + at, mask=mask, other=0.0).to(tl.float32)
-    mean = tl.sum(x, axis=0) / size
-    centred = tl.where(mask, x - mean, 0.0)
-    rest = tl.sum(centred, axis=0) / size  # what rounding the mean left
-    centred = tl.where(mask, centred - rest, 0.0)
-    rho = 1.0 / tl.sqrt(tl.sum(centred * centred, axis=0) / size + alpha)
-    w, b = _affine(weight, bias, i, mask, C, P, channels_last, HAS_WEIGHT, HAS_BIAS)
-    s, _ = _scale(w * (rho * centred) + b, HARD)
-    tl.store(y_at + at, x * s, mask=mask)
-    tl.store(stats + 2 * n, mean.to(tl.float64) + rest.to(tl.float64))
-    tl.store(stats + 2 * n + 1, rho.to(tl.float64))
-
-
-@triton.jit
-def backward_block(
-    x_at, g_at, dx_at, dweight, dbias, stats, weight, bias, N, C, P, channels_last,
-    HARD: tl.constexpr, HAS_WEIGHT: tl.constexpr, HAS_BIAS: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
-    """Gradient of one sample held in registers; of weight and bias per sample, (N, C), added to what is there."""
-    n, i = tl.program_id(0), tl.arange(0, BLOCK)
-    size = C * P
-    mask = i < size
-    at = n.to(tl.int64) * size + i
-    x = tl.load(x_at + at, mask=mask, other=0.0).to(tl.float32)
-    g = tl.load(g_at + at, mask=mask, other=0.0).to(tl.float32)
-    exact = tl.load(stats + 2 * n)
-    mean = exact.to(tl.float32)
-    rho = tl.load(stats + 2 * n + 1).to(tl.float32)
-    normalized = tl.where(mask, rho * ((x - mean) - (exact - mean.to(tl.float64)).to(tl.float32)), 0.0)
-    w, b = _affine(weight, bias, i, mask, C, P, channels_last, HAS_WEIGHT, HAS_BIAS)
-    s, steepness = _scale(w * normalized + b, HARD)
-    h = g * x * steepness
-    shift = tl.sum(w * h, axis=0) / size
-    slope = tl.sum(w * h * normalized, axis=0) / size
-    tl.store(dx_at + at, g * s + rho * (w * h - shift - slope * normalized), mask=mask)
-    if HAS_WEIGHT or HAS_BIAS:
-        c = n.to(tl.int64) * C + tl.where(channels_last, i % C, i // P)
-        tl.atomic_add(dweight + c, h * normalized, mask=mask)
-        tl.atomic_add(dbias + c, h, mask=mask)
+                dx = A * (dz - x_shift - x_slope * x0)
+                tl.store(dx_at + start + at + step * stride, dx, mask=mask)
+            if FORM == NORM_ADD:
+                dr = R * (dz - r_shift - r_slope * r0)
+                tl.store(dr_at + start + at + step * stride, dr, mask=mask)
