@@ -40,9 +40,10 @@ def models() -> str:
         "|---|---|---|---|---|---|---|---|",
     ]
     for name, entry in read_manifest().items():
+        held_out = headline(entry["validation"]) if entry["validation"] else "-"
         rows.append(
             f"| `{name}` | {entry['data']['name']} | {headline(entry['test'])} | {over_seeds(entry) or '-'} | "
-            f"{headline(entry['validation'])} | {entry['parameters']:,} | {entry['bytes'] / 2**20:.1f} MiB | "
+            f"{held_out} | {entry['parameters']:,} | {entry['bytes'] / 2**20:.1f} MiB | "
             f"`{entry['recipe']['name']}`, {training_length(entry['recipe'])}, seed {entry['recipe']['seed']} |"
         )
     return "\n".join(rows)

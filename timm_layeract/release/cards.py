@@ -215,7 +215,7 @@ def _results_table(name: str, manifest: Manifest) -> str:
     head = ["network", "activation", *(f"test{each}" for each in called), *(f"held-out{each}" for each in called)]
     rows = []
     for each, entry in entries.items():
-        figures = [entry[part].get(key) for part in ("test", "validation") for key in shown]
+        figures = [(entry[part] or {}).get(key) for part in ("test", "validation") for key in shown]
         row = [f"**{each}**" if each == name else each, ", ".join(sorted(set(entry["activations"].values())))]
         row += ["-" if value is None else f"{value:.2f}" for value in figures]
         rows.append([*row, over_seeds(entry) or ""] if seeded else row)

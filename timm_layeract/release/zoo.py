@@ -95,7 +95,7 @@ def describe_weights(name: str) -> dict[str, Any]:
         "terms": f"weights {cfg['license']}; data {read_data_sets()[data['name']]['license']}",
         "test": _figures(entry["test"]),
         **({"over seeds": seeds} if seeds else {}),
-        "held-out": _figures(entry["validation"]),
+        **({"held-out": _figures(entry["validation"])} if entry["validation"] else {}),
         **({"corrupted": f"{corrupted['mean']['total']:.2f} % top-1 on {corrupted['set']}"} if corrupted else {}),
         "recipe": f"{recipe['name']}, {training_length(recipe)}, seed {recipe['seed']}",
         "trained": f"{entry['date']} on {entry['device']}, {entry['train_seconds'] / 3600:.1f} hours",
