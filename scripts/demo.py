@@ -18,6 +18,7 @@ from sklearn.model_selection import train_test_split
 import timm_layeract  # noqa: F401  (registers the models)
 from timm_layeract.data.augment import normalize
 from timm_layeract.data.sources import ImageSplit
+from timm_layeract.training.options import Execution
 from timm_layeract.training.recipe import load_recipe
 from timm_layeract.training.run import train_on
 
@@ -63,7 +64,14 @@ def main(
     with tempfile.TemporaryDirectory() as scratch:
         run = output or Path(scratch) / "digits"
         train_on(
-            model, recipe, train, test, run, data_name="scikit-learn digits", started_from=MODEL, report=typer.echo
+            model,
+            recipe,
+            train,
+            test,
+            run,
+            data_name="scikit-learn digits",
+            started_from=MODEL,
+            execution=Execution(report=typer.echo),
         )
         typer.echo(f"after:  {accuracy(model, test):.2f} %")
 

@@ -16,7 +16,7 @@ from timm_layeract.allocator import reuse_freed_memory
 from timm_layeract.errors import UserError
 from timm_layeract.training.compare import compare_runs, comparison_provenance
 from timm_layeract.training.recipe import load_recipe
-from timm_layeract.training.sweep import sweep
+from timm_layeract.training.sweep import plan, sweep
 
 NETWORKS = {"unet_nobn": "U-Net", "unetplusplus_nobn": "UNet++ without DSV", "unetplusplus_dsv_nobn": "UNet++ with DSV"}
 ACTIVATIONS = {"": "ReLU", "_silu": "SiLU", "_lasilu": "LA-SiLU"}
@@ -56,7 +56,7 @@ def main(
     try:
         if data is not None:
             models = [f"{network}{activation}" for network in NETWORKS for activation in ACTIVATIONS]
-            sweep(models, range(11, 11 * seeds + 1, 11), load_recipe(recipe), data, runs, data_name=data_name)
+            sweep(plan(models, range(11, 11 * seeds + 1, 11), load_recipe(recipe), data, runs, data_name))
         finished = sorted(path.parent for path in runs.glob("*/result.json"))
         if not finished:
             raise UserError(f"{runs} holds no finished run; give --data to train.")

@@ -14,6 +14,7 @@ from timm_layeract.data.sources import ImageSplit
 from timm_layeract.errors import UserError
 from timm_layeract.release.embed import embed_runs
 from timm_layeract.training import run
+from timm_layeract.training.options import Execution
 from timm_layeract.training.recipe import Recipe
 
 
@@ -27,7 +28,8 @@ def runs(digits: ImageSplit, tmp_path_factory: pytest.TempPathFactory) -> list[P
         torch.manual_seed(seed)
         run.train_on(
             timm.create_model("resnet20_lasilu"), recipe, digits.take(torch.arange(150)),
-            digits.take(torch.arange(150, 200)), folders[-1], data_name="digits", progress=False, report=lambda _: None,
+            digits.take(torch.arange(150, 200)), folders[-1], data_name="digits",
+            execution=Execution(progress=False, report=lambda _: None),
         )  # fmt: skip
     return folders
 

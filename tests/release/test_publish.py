@@ -26,6 +26,7 @@ from timm_layeract.release.embed import embed_runs
 from timm_layeract.release.publish import Publication
 from timm_layeract.release.publish import publish as publish_from
 from timm_layeract.training import run
+from timm_layeract.training.options import Execution
 from timm_layeract.training.recipe import load_recipe
 
 NAME, TWIN, REPO = "resnet20_lasilu.cifar10", "resnet20.cifar10", "org/resnet20_lasilu.cifar10"
@@ -332,7 +333,7 @@ def test_what_training_embeds_can_be_published(
         digits.take(torch.arange(200, 300)),
         tmp_path / "run",
         data_name="CIFAR-10 (JPEG)",
-        report=lambda _: None,
+        execution=Execution(report=lambda _: None),
     )
     name = embed_runs([tmp_path / "run"], "digits", weights)
     check_manifest(read_manifest(weights))

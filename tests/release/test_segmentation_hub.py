@@ -29,6 +29,7 @@ from timm_layeract.release.cards import card_files, pictures, render_card, rende
 from timm_layeract.release.embed import embed_runs
 from timm_layeract.release.publish import publish
 from timm_layeract.training import run
+from timm_layeract.training.options import Execution
 
 NAME, TWIN, REPO = "unet_lasilu.nuclei", "unet.nuclei", "org/unet_lasilu.nuclei"
 # huggingface_hub 2.4 uploads by an argument that httpx2 2.16 calls deprecated
@@ -41,7 +42,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
     output, recipe = folder / "runs" / NAME, RECIPE.replace(epochs=1, image_size=[16, 16])
     torch.manual_seed(0)
-    options: dict[str, Any] = dict(data_name="nuclei", progress=False, report=lambda _: None)
+    options: dict[str, Any] = dict(data_name="nuclei", execution=Execution(progress=False, report=lambda _: None))
     run.train_on(timm.create_model("unet_lasilu"), recipe, discs(9), discs(3, seed=1), output, **options)
     assert embed_runs([output], "nuclei", folder / "weights", folder / "cards") == NAME
     return folder

@@ -30,6 +30,7 @@ from timm_layeract.release.publish import publish
 from timm_layeract.smp import by_name as networks
 from timm_layeract.smp.by_name import create_by_name, load_by_name
 from timm_layeract.training import run
+from timm_layeract.training.options import Execution
 
 ARCH, NAME, TWIN = "unet_lasilu-tu-test_resnet", "unet_lasilu-tu-test_resnet.nuclei", "unet-tu-test_resnet.nuclei"
 REPO = "org/unet_lasilu"
@@ -43,7 +44,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
     for name, model in ((NAME, "smp:unet_lasilu/tu-test_resnet"), (TWIN, "smp:unet/tu-test_resnet")):
         torch.manual_seed(0)
-        output, options = folder / "runs" / name, dict(data_name="nuclei", progress=False, report=lambda _: None)
+        output, options = (
+            folder / "runs" / name,
+            dict(data_name="nuclei", execution=Execution(progress=False, report=lambda _: None)),
+        )
         run.train_on(create_by_name(model), RECIPE.replace(epochs=1), discs(9), discs(3, seed=1), output, **options)  # type: ignore[arg-type]
         assert embed_runs([output], "nuclei", folder / "weights", folder / "cards") == name
     return folder

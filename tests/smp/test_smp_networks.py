@@ -13,6 +13,7 @@ from timm_layeract.errors import UserError
 from timm_layeract.prediction.files import load_segmenter
 from timm_layeract.smp.by_name import create_by_name, load_by_name, with_activation
 from timm_layeract.training import run
+from timm_layeract.training.options import Execution
 from timm_layeract.training.recipe import Recipe
 
 
@@ -35,7 +36,9 @@ def folder(tmp_path: Path) -> Path:
 def test_a_network_of_smp_trains_and_comes_back(folder: Path, tmp_path: Path) -> None:
     recipe = Recipe(task="segmentation", epochs=1, batch_size=4, image_size=(32, 32), padding=0, lr=0.01)
     name = "smp:unetplusplus_lasilu/resnet18_lasilu"
-    result = run.train(name, recipe, str(folder), tmp_path / "run", progress=False, report=lambda _: None)
+    result = run.train(
+        name, recipe, str(folder), tmp_path / "run", execution=Execution(progress=False, report=lambda _: None)
+    )
     assert result["model"] == name
     model = load_by_name(f"smp:{tmp_path / 'run' / 'model'}")
     assert type(model).__name__ == "LayerActUnetPlusPlus"
@@ -45,7 +48,9 @@ def test_a_network_of_smp_trains_and_comes_back(folder: Path, tmp_path: Path) ->
     assert (segmenter.stride, segmenter.mean) == (32, (0.485, 0.456, 0.406))
     # the run is resumed as it was begun, and refused as another network
     with pytest.raises(UserError, match=r"another run \(model: smp:unetplusplus_lasilu"):
-        run.train("smp:unet/resnet18", recipe, str(folder), tmp_path / "run", resume=True, progress=False)
+        run.train(
+            "smp:unet/resnet18", recipe, str(folder), tmp_path / "run", execution=Execution(resume=True, progress=False)
+        )
 
 
 @pytest.mark.parametrize(

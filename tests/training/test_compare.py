@@ -15,6 +15,7 @@ from timm_layeract.data.sources import ImageSplit
 from timm_layeract.errors import UserError
 from timm_layeract.training import run
 from timm_layeract.training.compare import compare_runs, comparison_table
+from timm_layeract.training.options import Execution
 from timm_layeract.training.recipe import Recipe
 
 SCORES = {("resnet20", 11): 81.25, ("resnet20", 22): 83.0, ("resnet20", 33): 84.5, ("resnet20_nrelu", 11): 90.125}
@@ -27,7 +28,7 @@ def runs(digits: ImageSplit, tmp_path_factory: pytest.TempPathFactory) -> list[P
     recipe = Recipe(name="tiny", epochs=1, batch_size=32, image_size=(8, 8))
     run.train_on(
         timm.create_model("resnet20"), recipe, digits.take(torch.arange(100)), digits.take(torch.arange(100, 140)),
-        first, data_name="digits", progress=False, report=lambda _: None,
+        first, data_name="digits", execution=Execution(progress=False, report=lambda _: None),
     )  # fmt: skip
     folders = []
     for (model, seed), score in SCORES.items():

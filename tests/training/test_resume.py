@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -18,6 +19,7 @@ from tests.distributed import run_processes
 from timm_layeract.data.sources import ImageSplit
 from timm_layeract.errors import UserError
 from timm_layeract.training import checkpointing, engine, run
+from timm_layeract.training.options import Execution
 from timm_layeract.training.recipe import Recipe
 from timm_layeract.training.tasks.classification import Classification
 
@@ -29,12 +31,13 @@ RECIPE = Recipe(
 IMAGES, TEST = 112, 30  # 101 to train on: 5 steps an epoch
 
 
-def train(digits: ImageSplit, output: Path, recipe: Recipe = RECIPE, drop_rate: float = 0.2, **options: object) -> None:
+def train(digits: ImageSplit, output: Path, recipe: Recipe = RECIPE, drop_rate: float = 0.2, **options: Any) -> None:
     torch.manual_seed(0)
     model = timm.create_model("resnet20_lasilu", num_classes=10, drop_rate=drop_rate)
     training, test = digits.take(torch.arange(IMAGES)), digits.take(torch.arange(IMAGES, IMAGES + TEST))
-    options = {"report": lambda _: None, "data_name": "digits", "progress": False, "checkpoint_steps": 2, **options}
-    run.train_on(model, recipe, training, test, output, resume=True, **options)  # type: ignore[arg-type]
+    options = {"report": lambda _: None, "progress": False, "checkpoint_steps": 2, **options}
+    execution = Execution(resume=True, **options)
+    run.train_on(model, recipe, training, test, output, data_name="digits", execution=execution)
 
 
 def outcome(output: Path) -> dict[str, bytes]:

@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -16,8 +17,9 @@ from timm_layeract.data.sources import ImageSplit, holdout
 from timm_layeract.errors import UserError
 from timm_layeract.training import run
 from timm_layeract.training.engine import Trainer
-from timm_layeract.training.networks import create_network
+from timm_layeract.training.options import Execution
 from timm_layeract.training.recipe import Recipe
+from timm_layeract.training.start import Start
 from timm_layeract.training.tasks.classification import Classification
 
 RECIPE = Recipe(
@@ -34,7 +36,7 @@ def split(digits: ImageSplit) -> tuple[ImageSplit, ImageSplit]:
     return digits.take(torch.arange(200)), digits.take(torch.arange(200, 300))
 
 
-def start(digits: ImageSplit, output: Path, recipe: Recipe = RECIPE, **options: object) -> dict[str, object]:
+def start(digits: ImageSplit, output: Path, recipe: Recipe = RECIPE, **options: Any) -> dict[str, object]:
     train, test = split(digits)
     return run.train_on(
         options.pop("model", None) or network(),
@@ -43,9 +45,8 @@ def start(digits: ImageSplit, output: Path, recipe: Recipe = RECIPE, **options: 
         test,
         output,
         data_name="digits",
-        progress=False,
-        **options,
-    )  # type: ignore[arg-type]
+        execution=Execution(progress=False, **options),
+    )
 
 
 def engine(model: torch.nn.Module, recipe: Recipe, train: ImageSplit, val: ImageSplit, output: Path) -> Trainer:
@@ -170,7 +171,7 @@ def test_refusals_leave_nothing_behind(tmp_path: Path, digits: ImageSplit) -> No
     with pytest.raises(UserError, match="did you mean 'resnet20_lasilu'"):
         run.train("resnet20_lasillu", RECIPE, str(tmp_path), fresh)
     with pytest.raises(UserError, match="no pretrained weights"):
-        create_network("resnet110_mish", pretrained=True, num_classes=10)
+        Start("resnet110_mish", pretrained=True).check(RECIPE)
     with pytest.raises(UserError, match="labels up to 9"):
         start(digits, fresh, model=network(classes=5))
     with pytest.raises(UserError, match="do not fill one batch"):

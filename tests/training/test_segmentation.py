@@ -1,7 +1,9 @@
 """Segmentation as a task: what it trains on, evaluates and reports, on drawn discs and by the command line."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from timm_layeract.data.masks import MaskSplit, load_mask_splits
 from timm_layeract.errors import UserError
 from timm_layeract.prediction.files import load_segmenter
 from timm_layeract.training import run
+from timm_layeract.training.options import Execution
 from timm_layeract.training.recipe import list_recipes, load_recipe
 from timm_layeract.training.tasks.classification import Classification
 from timm_layeract.training.tasks.segmentation import IGNORED, Segmentation, bce_dice
@@ -48,7 +51,7 @@ def network(name: str = "unet_lasilu", **options: object) -> torch.nn.Module:
 
 def test_training_learns_and_leaves_what_it_should(tmp_path: Path) -> None:
     lines: list[str] = []
-    options = dict(data_name="discs", progress=False, report=lines.append)
+    options = dict(data_name="discs", execution=Execution(progress=False, report=lines.append))
     test = discs(6, seed=1)
     result = run.train_on(network(), RECIPE, discs(40), test, tmp_path, **options)  # type: ignore[arg-type]
     log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
@@ -65,15 +68,20 @@ def test_training_learns_and_leaves_what_it_should(tmp_path: Path) -> None:
 
 def test_a_resumed_run_ends_like_one_that_was_not_interrupted(tmp_path: Path) -> None:
     recipe = RECIPE.replace(epochs=2)
-    options = dict(data_name="discs", progress=False, report=lambda _: None, checkpoint_steps=1)
-    run.train_on(network(), recipe, discs(24), None, tmp_path / "whole", **options)  # type: ignore[arg-type]
+    execution = Execution(progress=False, report=lambda _: None, checkpoint_steps=1)
+
+    def train(folder: str, **changes: Any) -> None:
+        changed = replace(execution, **changes)
+        run.train_on(network(), recipe, discs(24), None, tmp_path / folder, data_name="discs", execution=changed)
+
+    train("whole")
 
     def die(line: str) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run.train_on(network(), recipe, discs(24), None, tmp_path / "cut", **{**options, "report": die})  # type: ignore[arg-type]
-    run.train_on(network(), recipe, discs(24), None, tmp_path / "cut", resume=True, **options)  # type: ignore[arg-type]
+        train("cut", report=die)
+    train("cut", resume=True)
     results = [json.loads((tmp_path / name / "result.json").read_text()) for name in ("whole", "cut")]
     assert results[0] == results[1]
 
@@ -199,7 +207,13 @@ def test_real_nuclei_are_learned(tmp_path: Path, nuclei: Path) -> None:
     small = torch.tensor([index for index, mask in enumerate(train.masks) if mask.shape == (256, 256)][:60])
     recipe = RECIPE.replace(epochs=4, image_size=[64, 64])
     result = run.train_on(
-        network(width=8), recipe, train.take(small), None, tmp_path, data_name="nuclei", progress=False
+        network(width=8),
+        recipe,
+        train.take(small),
+        None,
+        tmp_path,
+        data_name="nuclei",
+        execution=Execution(progress=False),
     )
     log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert log[-1]["train"]["loss"] < log[0]["train"]["loss"]

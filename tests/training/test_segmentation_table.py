@@ -8,6 +8,7 @@ from typer import Typer
 from typer.testing import CliRunner, Result
 
 from scripts import segmentation_table
+from timm_layeract.training.sweep import PlannedRun
 
 
 def result(folder: Path, model: str, iou: float, seed: int, epochs: int = 20) -> None:
@@ -56,9 +57,10 @@ def test_runs_that_cannot_be_compared_are_refused(tmp_path: Path) -> None:
 def test_what_is_missing_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def sweep(models: list[str], seeds: range, recipe: object, data: str, folder: Path, **options: object) -> None:
-        asked.append((len(models), list(seeds), data))
-        result(folder / "a", models[0], 80.0, 11)
+    def sweep(runs: list[PlannedRun]) -> None:
+        seeds = sorted({run.recipe.seed for run in runs})
+        asked.append((len({run.start for run in runs}), seeds, runs[0].data))
+        result(runs[0].folder.with_name("a"), runs[0].start.name, 80.0, 11)
 
     monkeypatch.setattr(segmentation_table, "sweep", sweep)
     done = run(tmp_path, "--data", "org/nuclei", "--seeds", "2")

@@ -19,6 +19,7 @@ from timm_layeract.prediction.files import load_segmenter
 from timm_layeract.release.embed import embed_runs
 from timm_layeract.training import run
 from timm_layeract.training.engine import Trainer
+from timm_layeract.training.options import Execution
 from timm_layeract.training.recipe import load_recipe
 from timm_layeract.training.tasks.classification import Classification
 from timm_layeract.training.tasks.text import TextClassification
@@ -68,7 +69,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run."""
     output = tmp_path_factory.mktemp("run") / "whole"
-    run.train("textrcnn_nrelu", RECIPE, str(folder), output, progress=False, report=lambda _: None, checkpoint_steps=5)
+    execution = Execution(progress=False, report=lambda _: None, checkpoint_steps=5)
+    run.train("textrcnn_nrelu", RECIPE, str(folder), output, execution=execution)
     return output
 
 
@@ -265,13 +267,13 @@ def test_a_run_that_died_ends_with_the_same_bits(
             raise KeyboardInterrupt
         step(trainer)
 
-    options = dict(progress=False, report=lambda _: None, checkpoint_steps=5, resume=True, data_name=folder.name)
+    execution = Execution(progress=False, report=lambda _: None, checkpoint_steps=5, resume=True)
     monkeypatch.setattr(Trainer, "_optimizer_step", dying)
     with pytest.raises(KeyboardInterrupt):
-        run.train("textrcnn_nrelu", RECIPE, str(folder), tmp_path / "run", **options)  # type: ignore[arg-type]
+        run.train("textrcnn_nrelu", RECIPE, str(folder), tmp_path / "run", data_name=folder.name, execution=execution)
     monkeypatch.setattr(Trainer, "_optimizer_step", step)
     torch.randn(9)  # whatever else has drawn numbers
-    run.train("textrcnn_nrelu", RECIPE, str(folder), tmp_path / "run", **options)  # type: ignore[arg-type]
+    run.train("textrcnn_nrelu", RECIPE, str(folder), tmp_path / "run", data_name=folder.name, execution=execution)
     for name in ("log.jsonl", "result.json", "model/config.json", "model/model.safetensors", "model/tokenizer.json"):
         assert (tmp_path / "run" / name).read_bytes() == (trained / name).read_bytes(), name
 
@@ -310,7 +312,10 @@ def test_command_line(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         (["train", "-m", "textrcnn", "--task", "text", "--set", "flip=true"], "flip is not for texts"),
         (["train", "-m", "textrcnn", "--task", "text", "--adversarial", "pgd"], "adversarial is not for texts"),
         (["train", "-m", "textrcnn", "--task", "text", "--set", "channels_last=true"], "channels_last is not for"),
-        (["train", "-m", "textrcnn", "--task", "text", "--set", "max_tokens=0"], "max_tokens must be positive"),
+        (
+            ["train", "-m", "textrcnn", "--task", "text", "--set", "max_tokens=0"],
+            "max_tokens takes numbers from 1 to 1000000000, got 0",
+        ),
         (["train", "-m", "textrcnn", "--task", "text", "-r", "cifar10_fast"], "for text: imdb_textrcnn"),
         (["train", "-m", "textrcnn", "--task", "text", "--num-classes", "1"], "labels up to 1 .*head has 1"),
         (["finetune", "-m", "textrcnn"], "textrcnn reads texts, and recipe finetune"),

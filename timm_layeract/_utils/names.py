@@ -1,6 +1,8 @@
 """What the names of networks look like beside timm's own."""
 
-__all__ = ["CLASS_KEY", "NAME_KEY", "SMP", "is_smp"]
+from pathlib import Path
+
+__all__ = ["CLASS_KEY", "NAME_KEY", "SMP", "dataset_name", "is_smp"]
 
 SMP = "smp:"  # before the name of a network of segmentation_models_pytorch
 # In the config.json of such a network, and no arguments of it.
@@ -11,3 +13,8 @@ NAME_KEY = "_name"  # what it was published as
 def is_smp(name: str) -> bool:
     """Whether a name is of a network of segmentation_models_pytorch."""
     return name.startswith(SMP)
+
+
+def dataset_name(data: str) -> str:
+    """What results call a data set, a folder or ``OWNER/NAME``: its last part."""
+    return Path(data).name or Path(data).resolve().name

@@ -5,8 +5,9 @@ without a gradient much comes back, and a few epochs on the labels and on what t
 run's folder is that of a training, with report.md and report.png beside.
 """
 
+import dataclasses
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from copy import deepcopy
 from functools import partial
@@ -21,28 +22,30 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import update_bn
 
+from .._utils.names import dataset_name
 from .._utils.progress import tracked
 from ..checkpoints.manifest import HUB_FILE
 from ..checkpoints.save import is_smps, save_pretrained, save_weights
 from ..data.masks import MaskSplit
-from ..data.sources import Split, holdout
+from ..data.sources import Split
 from ..errors import UserError
 from ..models.text_rcnn import TextRCNN
 from ..models.unet_layeract import UNet, UNetPlusPlus
 from ..networks import load_network
 from ..training.engine import Trainer, process_state
-from ..training.folder import PICTURE, check_output, own_folder
+from ..training.folder import PICTURE, check_output
+from ..training.options import ADAPTATION, Adaptation, Execution, RunOptions
 from ..training.progress import show_figures
-from ..training.recipe import CHECKPOINT_STEPS, STATISTICS_BATCHES, load_recipe
-from ..training.run import TASKS, Report, check_tracker, fit, identify, open_splits, silent, write_result
+from ..training.recipe import Recipe, load_recipe
+from ..training.run import check_tracker, fit, identify, open_splits, running, write_result
+from ..training.tasks import TASKS
 from .distillation import Taught
 from .noise import quick_set, under_noise
 from .report import write_report
 from .target import target_network
 
-__all__ = ["RECIPES", "STATISTICS_BATCHES", "adapt"]
+__all__ = ["adapt", "adapt_by_options"]
 
-RECIPES = {"classification": "adapt", "segmentation": "adapt_segmentation"}  # by task
 Splits = Mapping[str, Split | MaskSplit]
 
 
@@ -52,19 +55,9 @@ def adapt(
     *,
     data: str | Splits,
     output: str | Path | None = None,
-    epochs: int | None = None,
     recipe: str | None = None,
-    distill: bool = True,
-    unlabelled: bool = False,
-    statistics_batches: int = STATISTICS_BATCHES,
     data_name: str | None = None,
-    resume: bool = False,
-    tracker: str = "none",
-    checkpoint_steps: int = CHECKPOINT_STEPS,
-    workers: int | None = None,
-    progress: bool = True,
-    report: Report = print,
-    **changes: Any,
+    **options: Any,
 ) -> nn.Module:
     """Turn a trained network into one with another activation.
 
@@ -76,87 +69,100 @@ def adapt(
         data: Folder or Hub data set of the network's own classes, as for training; or its splits ``"train"`` and
             perhaps ``"test"``. A tenth of the training images is held out, as the recipe's seed says.
         output: Folder of the run, new or empty unless `resume`; None keeps nothing but the network.
-        epochs: Instead of the recipe's 3; 0 stops after the statistics, which needs no labels.
         recipe: Of the fine-tuning, one of ours or a YAML file; ``adapt``, or ``adapt_segmentation`` of a segmentation
             network, if None.
-        distill: Learn what the untouched network says beside the labels (one forward pass of it more).
-        unlabelled: Learn from the untouched network alone and read no labels; all figures then say how far the two
-            networks agree.
-        statistics_batches: Batches that BatchNorm's statistics are averaged over, each counting the same.
         data_name: What the data is called in results; the last part of `data` if None.
-        resume: Continue the run in `output` after its newest checkpoint.
-        tracker: ``none``, or one of accelerate's trackers.
-        checkpoint_steps: Optimizer steps between checkpoints within an epoch.
-        workers: Processes that read data; by default none for data in memory.
-        progress: Show progress bars.
-        report: Called with lines for a person to read.
-        **changes: Other values for keys of the recipe: ``lr``, ``batch_size``, ``seed``, ...
+        **options: Fields of `training.options.Adaptation` (``distill``, ``unlabelled``, ``statistics_batches``) and
+            `Execution` (``resume``, ``workers``, ``progress``, ...), and other values for keys of the recipe
+            (``epochs``, 3 if left out, of which 0 stops after the statistics; ``lr``, ``batch_size``, ``seed``, ...).
 
     Returns:
         The new network, in evaluation mode: of the registered architecture where there is one.
 
     Raises:
-        UserError: No such network, data or activation; nothing to swap; data with other classes; an activation with
-            parameters of its own; `unlabelled` without `distill`; everything that training refuses.
+        UserError: No such network, data, activation or option; nothing to swap; data with other classes; an activation
+            with parameters of its own; `unlabelled` without `distill`; everything that training refuses.
     """
-    if unlabelled and not distill:
-        raise UserError(
-            "Without labels there is nothing to learn from but the network's own outputs: leave distill on."
-        )
-    if statistics_batches < 0:
-        raise UserError(f"statistics_batches must be 0 or more, got {statistics_batches}.")
+
+    def take(kind: type) -> dict[str, Any]:
+        return {field.name: options.pop(field.name) for field in dataclasses.fields(kind) if field.name in options}
+
+    adaptation, execution = Adaptation(to=to, **take(Adaptation)), Execution(**take(Execution))
+    called = data_name or (dataset_name(data) if isinstance(data, str) else "data")
+    folder = None if output is None else Path(output)
+
+    def choose(kind: str) -> Recipe:
+        return load_recipe(recipe or ADAPTATION[kind], **options)
+
+    return _adapt(model, adaptation, choose, data, called, folder, execution)
+
+
+def adapt_by_options(
+    model: str, adaptation: Adaptation, options: RunOptions, output: Path, execution: Execution
+) -> nn.Module:
+    """`adapt`, as the command line asks for it."""
+
+    def choose(kind: str) -> Recipe:
+        return options.load_recipe({"classification": ADAPTATION[kind]})
+
+    return _adapt(model, adaptation, choose, options.data, options.called, output, execution)
+
+
+def _adapt(
+    model: nn.Module | str,
+    adaptation: Adaptation,
+    choose: Callable[[str], Recipe],
+    data: str | Splits,
+    data_name: str,
+    output: Path | None,
+    execution: Execution,
+) -> nn.Module:
+    """`adapt`, by the recipe that `choose` gives for a task."""
     if output is not None:
-        check_output(Path(output), resume)
+        check_output(output, execution.resume)
+    check_tracker(execution.tracker)
     source = _described(load_network(model) if isinstance(model, str) else model)
-    target = target_network(source, to)
-    kind = "segmentation" if _is_dense(source) else "classification"
-    chosen = load_recipe(recipe or RECIPES[kind], epochs=epochs, **changes)
-    if chosen.task != kind:
-        raise UserError(
-            f"Recipe {chosen.name} is for {chosen.task}, the network is one of {kind}: try {RECIPES[kind]}."
-        )
-    size = chosen.image_size or tuple(resolve_model_data_config(source)["input_size"][1:])
-    splits = open_splits(data, chosen, size, progress, not unlabelled) if isinstance(data, str) else data
-    if not unlabelled:
+    target = target_network(source, adaptation.to)
+    recipe = _recipe(source, choose)
+    splits = _splits(data, recipe, source, execution, labelled=not adaptation.unlabelled)
+    if not adaptation.unlabelled:
         # the names that a network not loaded just now has may be another checkpoint's
         _check_classes(splits["train"].classes, source, named=isinstance(model, str))
-    training, validation = holdout(splits["train"], chosen.validation_fraction, chosen.seed)  # type: ignore[arg-type]
-    called = data_name or (Path(data).name if isinstance(data, str) else "data")
     started_from = model if isinstance(model, str) else str(source.pretrained_cfg["architecture"])  # type: ignore[index]
     identity = {
-        **identify(target, chosen, splits, called, started_from),
-        "adaptation": {
-            "to": to,
-            "distill": distill,
-            "unlabelled": unlabelled,
-            "statistics_batches": statistics_batches,
-        },
+        **identify(target, recipe, splits, data_name, started_from),
+        "adaptation": dataclasses.asdict(adaptation),
     }
-    state = process_state()
-    set_seed(chosen.seed)
-    teacher = deepcopy(source).eval().to(state.device)
-    if chosen.channels_last:
+    set_seed(recipe.seed)
+    teacher = deepcopy(source).eval().to(process_state().device)
+    if recipe.channels_last:
         teacher = teacher.to(memory_format=torch.channels_last)
-    task = TASKS[kind](target, chosen, splits["train"])
+    task = TASKS[recipe.task](target, recipe, splits["train"])
+    if adaptation.distill:
+        task = Taught(task, teacher, recipe, labelled=not adaptation.unlabelled)
+    train: Any = splits["train"]
     with TemporaryDirectory() if output is None else nullcontext(output) as folder:
-        trainer = Trainer(
-            target,
-            chosen,
-            Taught(task, teacher, chosen, labelled=not unlabelled) if distill else task,
-            training,
-            validation,
-            Path(folder),
-            checkpoint_steps=checkpoint_steps,
-            workers=splits["train"].workers if workers is None else workers,
-            trackers=check_tracker(tracker),
-            progress=progress,
-            report=report if state.is_main_process else silent,
-        )
-        with own_folder(Path(folder), identity, state.is_main_process):
-            state.wait_for_everyone()
+        with running(target, recipe, task, train, Path(folder), identity, execution) as trainer:
             _run(trainer, teacher, identity, splits)
-            state.wait_for_everyone()
         return trainer.evaluated.eval().cpu()
+
+
+def _recipe(source: nn.Module, choose: Callable[[str], Recipe]) -> Recipe:
+    """The recipe for a network's task."""
+    kind = "segmentation" if _is_dense(source) else "classification"
+    recipe = choose(kind)
+    if recipe.task != kind:
+        raise UserError(
+            f"Recipe {recipe.name} is for {recipe.task}, the network is one of {kind}: try {ADAPTATION[kind]}."
+        )
+    return recipe
+
+
+def _splits(data: str | Splits, recipe: Recipe, source: nn.Module, execution: Execution, labelled: bool) -> Splits:
+    if not isinstance(data, str):
+        return data
+    size = recipe.image_size or tuple(resolve_model_data_config(source)["input_size"][1:])
+    return open_splits(data, recipe, size, execution.progress, labelled)
 
 
 def _described(model: nn.Module) -> nn.Module:

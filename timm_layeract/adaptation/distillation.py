@@ -40,7 +40,8 @@ class Taught(Task):
 
     def __init__(self, task: Task, teacher: nn.Module, recipe: Recipe, labelled: bool) -> None:
         self.task, self.teacher, self.recipe, self.labelled = task, teacher, recipe, labelled
-        self.monitor, self.one_by_one, self.samples = task.monitor, task.one_by_one, task.samples
+        self.monitor, self.one_by_one = task.monitor, task.one_by_one
+        self.samples, self.extent = task.samples, task.extent
 
     def inputs(self, batch: tuple[Tensor, ...], random: SampleRandom | None) -> tuple[Tensor, Any]:
         """As the task's; targets to train on come with the teacher's outputs."""

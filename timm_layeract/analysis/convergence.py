@@ -17,8 +17,10 @@ import timm
 from accelerate.utils import set_seed
 
 from .._utils.files import markdown_table, write_whole
+from .._utils.names import dataset_name
 from ..data.sources import Split, load_splits
 from ..errors import UserError, did_you_mean
+from ..training.options import Execution, silent
 from ..training.recipe import Recipe
 from ..training.run import train_on
 from .variance import VarianceRecorder
@@ -128,7 +130,7 @@ def _open(data: str | None, progress: bool) -> tuple[Split, str]:
 
         return digit_splits()["train"], DIGITS
     size = timm.get_pretrained_cfg("lenet5").input_size[1:]  # type: ignore[union-attr]
-    return load_splits(data, size, progress=progress)["train"], Path(data).name
+    return load_splits(data, size, progress=progress)["train"], dataset_name(data)
 
 
 def _run(activation: str, recipe: Recipe, train: Split, folder: Path, progress: bool) -> dict[str, Any]:
@@ -144,7 +146,9 @@ def _run(activation: str, recipe: Recipe, train: Split, folder: Path, progress: 
     model = timm.create_model(network_name(activation), num_classes=len(train.classes))
     steps = int(len(train) * (1 - recipe.validation_fraction)) // recipe.batch_size
     with tempfile.TemporaryDirectory() as scratch, VarianceRecorder(model, every=max(1, steps)) as recorder:
-        train_on(model, recipe, train, None, scratch, data_name="-", progress=progress, report=lambda _: None)
+        train_on(
+            model, recipe, train, None, scratch, data_name="-", execution=Execution(progress=progress, report=silent)
+        )
         log = [json.loads(line) for line in (Path(scratch) / "log.jsonl").read_text().splitlines()]
     curves = {
         "top1": [record["val"]["top1"] for record in log],

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .._utils.files import write_json
+from .._utils.names import dataset_name
 from .._utils.plotting import new_figure, save_figure
 from .._utils.progress import tracked
 from ..errors import UserError
@@ -48,7 +49,7 @@ def layers(
     found = {}
     for network in tracked(networks, "networks", progress):
         found[network.label] = describe_sites(network, images, seed)
-    write_json(Path(output) / "layers.json", {"data": Path(data).name, "images": len(images), "models": found})
+    write_json(Path(output) / "layers.json", {"data": dataset_name(data), "images": len(images), "models": found})
     _plot_layers(found, Path(output) / "layers.png")
     return found
 

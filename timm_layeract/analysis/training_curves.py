@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from .._utils.files import write_json
+from .._utils.names import dataset_name
 from .._utils.plotting import new_figure, save_figure
 from .._utils.progress import tracked
 from ..errors import UserError
@@ -104,7 +105,7 @@ def losses(
     for label, of in runs.items():
         deviations = [run["std"] for run in of.values()]
         found[label] = {"best": min(deviations), "mean": sum(deviations) / len(deviations), "runs": of}
-    write_json(Path(output) / "losses.json", {"data": Path(data).name, "images": len(clean), "models": found})
+    write_json(Path(output) / "losses.json", {"data": dataset_name(data), "images": len(clean), "models": found})
     figure, axes = new_figure(1, 1, 6, 0.3 * len(networks) + 1)
     boxes = {source: run for model in found.values() for source, run in model["runs"].items()}
     draw_boxes(axes[0, 0], boxes, f"loss of each of {len(clean):,} samples")

@@ -5,23 +5,11 @@ from typing import Annotated
 
 import typer
 
-from ..training.recipe import CHECKPOINT_STEPS, STATISTICS_BATCHES
-from .options import (
-    BatchSize,
-    CheckpointSteps,
-    Data,
-    DataName,
-    LearningRate,
-    RecipeName,
-    Resume,
-    Seed,
-    Settings,
-    Tracker,
-    Workers,
-)
-from .training import recipe_changes
+from ..training.options import Adaptation, Execution, RunOptions
+from .options import with_options
 
 
+@with_options("task")  # which the network decides
 def adapt(
     model: Annotated[
         str,
@@ -30,55 +18,19 @@ def adapt(
             "training run's folder, ARCHITECTURE=FILE, or smp:FOLDER of segmentation_models_pytorch."
         ),
     ],
-    data: Data,
+    adaptation: Adaptation,
+    options: RunOptions,
+    execution: Execution,
     output: Annotated[Path, typer.Option("--output", "-o", help="New folder for the model and the report.")],
-    to: Annotated[str, typer.Option(help="Activation to adapt to: lasilu, lahardsilu, silu, ...")] = "lasilu",
-    epochs: Annotated[
-        int | None, typer.Option(min=0, help="Epochs of fine-tuning, 3 if left out; 0 re-estimates statistics only.")
-    ] = None,
-    unlabelled: Annotated[
-        bool, typer.Option("--unlabelled", help="Read no labels: learn from the original network alone.")
-    ] = False,
-    distill: Annotated[
-        bool, typer.Option(help="Learn from the original network beside the labels, for one forward pass of it more.")
-    ] = True,
-    statistics_batches: Annotated[
-        int, typer.Option(min=0, help="Batches that BatchNorm's statistics are re-estimated on.")
-    ] = STATISTICS_BATCHES,
-    recipe: RecipeName = None,
-    settings: Settings = None,
-    lr: LearningRate = None,
-    batch_size: BatchSize = None,
-    seed: Seed = None,
-    data_name: DataName = None,
-    resume: Resume = False,
-    tracker: Tracker = "none",
-    checkpoint_steps: CheckpointSteps = CHECKPOINT_STEPS,
-    workers: Workers = None,
 ) -> None:
     """Turn a trained network into one with another activation, in a few epochs.
 
-    Swaps the activations, re-estimates BatchNorm's statistics, fine-tunes, and reports accuracy before and after,
-    clean and under noise. The data has the network's own classes; the weights end in OUTPUT/model.
+    Swaps the activations, re-estimates BatchNorm's statistics, fine-tunes (3 epochs by the recipe adapt; with --epochs
+    0 not at all), and reports accuracy before and after, clean and under noise. The data has the network's own classes;
+    the weights end in OUTPUT/model.
 
     Example: `layeract adapt resnet20.cifar10 --to lasilu -d uoft-cs/cifar10 -o runs/adapted`
     """
-    from ..adaptation import adapt as run
+    from ..adaptation.adapt import adapt_by_options
 
-    changes = recipe_changes(settings, dict(epochs=epochs, lr=lr, batch_size=batch_size, seed=seed))
-    run(
-        model,
-        to,
-        data=data,
-        output=output,
-        recipe=recipe,
-        distill=distill,
-        unlabelled=unlabelled,
-        statistics_batches=statistics_batches,
-        data_name=data_name,
-        resume=resume,
-        tracker=tracker,
-        checkpoint_steps=checkpoint_steps,
-        workers=workers,
-        **changes,
-    )
+    adapt_by_options(model, adaptation, options, output, execution)

@@ -1,11 +1,16 @@
-"""Options that several subcommands share, with the words that explain them, and how their values are read."""
+"""Options that several subcommands share, and dataclasses of options as a command's parameters."""
 
+import dataclasses
+import inspect
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
+from .._utils.options import Option, options_of
 from ..errors import UserError
+from ..training.options import RunOptions
 
 Model = Annotated[
     str,
@@ -15,17 +20,9 @@ Model = Annotated[
         help="timm model name, such as resnet20_lasilu, or smp:ARCHITECTURE/ENCODER of segmentation_models_pytorch.",
     ),
 ]
-Data = Annotated[
-    str,
-    typer.Option(
-        "--data",
-        "-d",
-        help="Folder of parquet files (train-*.parquet, test-*.parquet), folder of images (train/CLASS/*.png or "
-        "CLASS/*.png), or id of a data set on the Hub (uoft-cs/cifar10). For segmentation, parquet files or a data set "
-        "with an image and a mask column, or a folder of images/NAME.png and masks/NAME.png. For text, parquet files "
-        "or a data set with the columns text and label, or a folder of train/CLASS/*.txt or CLASS/*.txt.",
-    ),
-]
+_HELP = {field.name: option.help for field, _, option in options_of(RunOptions)}
+Data = Annotated[str, typer.Option("--data", "-d", help=_HELP["data"])]
+DataName = Annotated[str | None, typer.Option(help=_HELP["data_name"])]
 Digits = Annotated[
     str | None,
     typer.Option("--data", "-d", help="MNIST as a folder or on the Hub (ylecun/mnist); 5,000 digits if left out."),
@@ -33,47 +30,65 @@ Digits = Annotated[
 Output = Annotated[
     Path | None, typer.Option("--output", "-o", help="New folder for log, checkpoints, model and result.")
 ]
-Task = Annotated[
-    str | None,
-    typer.Option(help="classification, segmentation of images with masks, or text; that of the recipe if left out."),
-]
-RecipeName = Annotated[
-    str | None, typer.Option("--recipe", "-r", help="Recipe of ours (`layeract recipes` lists them) or a YAML file.")
-]
-Settings = Annotated[
-    list[str] | None,
-    typer.Option("--set", help="Another value for a key of the recipe, as key=value; may be repeated."),
-]
-Epochs = Annotated[int | None, typer.Option(help="Passes over the training images, instead of the recipe's.")]
-LearningRate = Annotated[float | None, typer.Option("--lr", help="Peak learning rate, instead of the recipe's.")]
-Adversarial = Annotated[
-    str | None, typer.Option(help="Train on images that an attack has made: pgd or fgsm, by 8/255 in every value.")
-]
-BatchSize = Annotated[int | None, typer.Option(help="Images in one optimizer step over all processes.")]
-Seed = Annotated[int | None, typer.Option(help="Seed of initialisation, held-out images, order, augmentation.")]
 NumClasses = Annotated[
-    int | None, typer.Option(help="Outputs of the head; as many as the data has classes if left out.")
-]
-DataName = Annotated[str | None, typer.Option(help="What results call the data; the last part of --data if left out.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Continue the run in --output after its newest checkpoint.")]
-Tracker = Annotated[
-    str,
-    typer.Option(help="Also log to tensorboard, trackio, wandb or another tracker of accelerate's (installed apart)."),
-]
-CheckpointSteps = Annotated[
-    int, typer.Option(help="Optimizer steps between checkpoints; each epoch ends with one too.")
-]
-Workers = Annotated[
-    int | None, typer.Option(help="Processes that read images; by default none for data in memory, else one a core.")
+    int | None, typer.Option(min=1, help="Outputs of the head; as many as the data has classes if left out.")
 ]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Print recipe, model size, steps and estimated time; train nothing.")
 ]
 
 
+def with_options(*without: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A command whose parameters of dataclasses become their options, but for those `without`.
+
+    The command gets each dataclass with the values that were given.
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        hints = get_type_hints(command, include_extras=True)
+        groups: dict[str, Any] = {name: hint for name, hint in hints.items() if dataclasses.is_dataclass(hint)}
+        parameters: list[inspect.Parameter] = []
+        for name, parameter in inspect.signature(command).parameters.items():
+            if name in groups:
+                options = options_of(hints[name])
+                parameters += [_parameter(*each) for each in options if each[0].name not in without]
+            else:
+                kind = inspect.Parameter.KEYWORD_ONLY
+                parameters.append(inspect.Parameter(name, kind, default=parameter.default, annotation=hints[name]))
+
+        def run(**values: Any) -> None:
+            for name, kind in groups.items():
+                fields = [field.name for field, *_ in options_of(kind) if field.name in values]
+                values[name] = kind(**{field: values.pop(field) for field in fields})
+            command(**values)
+
+        run.__name__, run.__doc__, run.__module__ = command.__name__, command.__doc__, command.__module__
+        run.__annotations__ = {each.name: each.annotation for each in parameters}
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        return run
+
+    return decorate
+
+
+def _parameter(field: dataclasses.Field[Any], kind: Any, option: Option) -> inspect.Parameter:
+    """An option as typer reads it."""
+    spelt = [option.spelt(field.name)]
+    if kind is bool and field.default is True:
+        spelt = [f"{spelt[0]}/--no-{spelt[0].removeprefix('--')}"]
+    declared = typer.Option(*spelt, *([option.short] if option.short else []), help=option.help)
+    default = inspect.Parameter.empty if field.default is dataclasses.MISSING else field.default
+    return inspect.Parameter(
+        field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, declared]
+    )
+
+
 def parse_numbers(option: str, text: str | None) -> tuple[int, ...]:
-    """``"11,22"`` as numbers; none of no text. Errors name the option."""
+    """``"11,22"`` as whole numbers of 0 or more, each once; none of no text. Errors name the option."""
     try:
-        return tuple(int(number) for number in text.split(",")) if text else ()
+        numbers = tuple(int(number) for number in text.split(",")) if text else ()
     except ValueError as error:
         raise UserError(f"{option} takes whole numbers with commas, got {text!r}.") from error
+    wrong = [number for number in numbers if number < 0 or numbers.count(number) > 1]
+    if wrong:
+        raise UserError(f"{option} takes whole numbers of 0 or more, each once, got {text!r}.")
+    return numbers

@@ -5,57 +5,25 @@ Each is one call into `training`, imported when it runs.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..errors import UserError
-from ..training.recipe import CHECKPOINT_STEPS
-from .options import (
-    Adversarial,
-    BatchSize,
-    CheckpointSteps,
-    Data,
-    DataName,
-    DryRun,
-    Epochs,
-    LearningRate,
-    Model,
-    NumClasses,
-    Output,
-    RecipeName,
-    Resume,
-    Seed,
-    Settings,
-    Task,
-    Tracker,
-    Workers,
-    parse_numbers,
-)
+from ..training.options import FINE_TUNING, TRAINING, Execution, RunOptions
+from .options import DryRun, Model, NumClasses, Output, parse_numbers, with_options
 
-# By task; that of classification without one.
-TRAINING = {"classification": "cifar10_resnet", "segmentation": "segmentation_fast", "text": "imdb_textrcnn"}
-FINE_TUNING = {"classification": "finetune", "segmentation": "finetune_segmentation"}
+if TYPE_CHECKING:
+    from ..training.start import Start
 
 
+@with_options()
 def train(
     model: Model,
-    data: Data,
+    options: RunOptions,
+    execution: Execution,
     output: Output = None,
-    task: Task = None,
-    recipe: RecipeName = None,
-    settings: Settings = None,
-    epochs: Epochs = None,
-    lr: LearningRate = None,
-    adversarial: Adversarial = None,
-    batch_size: BatchSize = None,
-    seed: Seed = None,
     num_classes: NumClasses = None,
-    data_name: DataName = None,
-    resume: Resume = False,
-    tracker: Tracker = "none",
-    checkpoint_steps: CheckpointSteps = CHECKPOINT_STEPS,
-    workers: Workers = None,
     dry_run: DryRun = False,
 ) -> None:
     """Train a network from its initialisation, by the recipe cifar10_resnet, or one that fits --task.
@@ -65,30 +33,17 @@ def train(
     Example: `layeract train -m resnet20_lasilu -d uoft-cs/cifar10 -r cifar10_fast -o runs/first`. On several
     processes: `accelerate launch scripts/train.py` with the same options.
     """
-    overrides = dict(epochs=epochs, lr=lr, adversarial=adversarial, batch_size=batch_size, seed=seed)
-    logistics = dict(resume=resume, tracker=tracker, checkpoint_steps=checkpoint_steps, workers=workers)
-    what = dict(num_classes=num_classes, pretrained=False)
-    chosen = _recipe(recipe, task, TRAINING, settings, overrides)
-    _train(model, data, output, chosen, what, dry_run, data_name=data_name, **logistics)
+    from ..training.start import Start
+
+    _train(Start(model, num_classes=num_classes), options, TRAINING, execution, output, dry_run)
 
 
+@with_options()
 def finetune(
     model: Model,
-    data: Data,
+    options: RunOptions,
+    execution: Execution,
     output: Output = None,
-    task: Task = None,
-    recipe: RecipeName = None,
-    settings: Settings = None,
-    epochs: Epochs = None,
-    lr: LearningRate = None,
-    adversarial: Adversarial = None,
-    batch_size: BatchSize = None,
-    seed: Seed = None,
-    data_name: DataName = None,
-    resume: Resume = False,
-    tracker: Tracker = "none",
-    checkpoint_steps: CheckpointSteps = CHECKPOINT_STEPS,
-    workers: Workers = None,
     dry_run: DryRun = False,
 ) -> None:
     """Fine-tune a pretrained network on other data, with a new head where the classes differ.
@@ -98,29 +53,30 @@ def finetune(
     Example: `layeract finetune -m resnet20_lasilu -d my/images -o runs/mine`. The model may also be `hf-hub:ORG/NAME`
     or `local-dir:FOLDER`.
     """
-    overrides = dict(epochs=epochs, lr=lr, adversarial=adversarial, batch_size=batch_size, seed=seed)
-    logistics = dict(resume=resume, tracker=tracker, checkpoint_steps=checkpoint_steps, workers=workers)
-    chosen = _recipe(recipe, task, FINE_TUNING, settings, overrides)
-    _train(model, data, output, chosen, dict(pretrained=True), dry_run, data_name=data_name, **logistics)
+    from ..training.start import Start
+
+    _train(Start(model, pretrained=True), options, FINE_TUNING, execution, output, dry_run)
 
 
+@with_options("seed", "resume")
 def sweep(
-    models: Annotated[list[str], typer.Argument(help="Names of the networks, as of `layeract train`.")],
-    data: Data,
+    options: RunOptions,
+    execution: Execution,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the runs' folders, MODEL.seedN.")],
-    seeds: Annotated[str, typer.Option(help="Of the runs of each network, with commas.")] = "11,22,33",
-    task: Task = None,
-    recipe: RecipeName = None,
-    settings: Settings = None,
-    epochs: Epochs = None,
-    lr: LearningRate = None,
-    batch_size: BatchSize = None,
-    data_name: DataName = None,
-    tracker: Tracker = "none",
-    checkpoint_steps: CheckpointSteps = CHECKPOINT_STEPS,
-    workers: Workers = None,
+    models: Annotated[list[str] | None, typer.Argument(help="Names of the networks, as of `layeract train`.")] = None,
+    seeds: Annotated[str | None, typer.Option(help="Of the runs of each network; 11,22,33 if left out.")] = None,
+    queue: Annotated[
+        Path | None,
+        typer.Option(
+            help="YAML file with a list of runs, each with a model and perhaps seeds, a name, pretrained, set, and any "
+            "of these options (recipe, epochs, ...), which stand above those of the command line."
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the runs and the time that each will take; train nothing.")
+    ] = False,
 ) -> None:
-    """Train several networks with several seeds by one recipe.
+    """Train several networks with several seeds by one recipe, or the runs of a queue file.
 
     Given again, it goes on where it was interrupted. Several may sweep one folder at the same time, one for each GPU
     (CUDA_VISIBLE_DEVICES) or core: each takes a run that no other has. `layeract compare` puts finished runs side by
@@ -130,21 +86,23 @@ def sweep(
     """
     import timm_layeract  # noqa: F401  (registers the models)
 
+    from ..training.sweep import forecast, plan, read_queue
     from ..training.sweep import sweep as run
 
-    chosen = _recipe(recipe, task, TRAINING, settings, dict(epochs=epochs, lr=lr, batch_size=batch_size))
-    run(
-        models,
-        parse_numbers("--seeds", seeds),
-        chosen,
-        data,
-        output,
-        data_name=data_name,
-        tracker=tracker,
-        checkpoint_steps=checkpoint_steps,
-        workers=workers,
-    )
-    runs(output)
+    if bool(models) == bool(queue) or (queue and seeds):
+        raise UserError("Give names of models, perhaps with --seeds, or --queue FILE, which says both.")
+    if queue:
+        planned = read_queue(queue, options, output)
+    else:
+        numbers = parse_numbers("--seeds", seeds or "11,22,33")
+        recipe = options.load_recipe(TRAINING)
+        planned = plan(models or (), numbers, recipe, options.data, output, options.data_name)
+    if dry_run:
+        for name, recipe_name, time in forecast(planned, execution):
+            typer.echo(f"{name:40} {recipe_name:20} {time}")
+    else:
+        run(planned, execution)
+        runs(output)
 
 
 def recipes() -> None:
@@ -218,63 +176,22 @@ def compare(
 
 
 def _train(
-    model: str,
-    data: str,
+    start: "Start",
+    options: RunOptions,
+    recipes: Mapping[str, str],
+    execution: Execution,
     output: Path | None,
-    recipe: Any,
-    what: dict[str, Any],
     dry_run: bool,
-    **options: Any,
 ) -> None:
     import timm_layeract  # noqa: F401  (registers the models)
 
     from ..training.dry_run import dry_run as describe
     from ..training.run import train as run
 
+    recipe = options.load_recipe(recipes)
     if dry_run:
-        typer.echo(describe(model, recipe, data, **what))
+        typer.echo(describe(start, recipe, options.data))
     elif output is None:
         raise UserError("Say where the run goes with --output FOLDER, or try it with --dry-run.")
     else:
-        run(model, recipe, data, output, **what, **options)
-
-
-def _recipe(
-    recipe: str | None,
-    task: str | None,
-    defaults: Mapping[str, str],
-    settings: list[str] | None,
-    overrides: dict[str, Any],
-) -> Any:
-    """The recipe that is asked for, by name or by task, with what is to be otherwise in it."""
-    from ..training.recipe import list_recipes, load_recipe
-
-    recipe = recipe or defaults.get(task or "classification", defaults["classification"])
-    resolved = load_recipe(recipe, **recipe_changes(settings, overrides))
-    if task not in (None, resolved.task):
-        fitting = [name for name in list_recipes() if load_recipe(name).task == task]
-        raise UserError(f"Recipe {resolved.name} is for {resolved.task}; for {task}: {', '.join(fitting) or 'none'}.")
-    return resolved
-
-
-def recipe_changes(settings: list[str] | None, options: dict[str, Any]) -> dict[str, Any]:
-    """What is to replace a recipe's values: those of ``--set``, and of options with a name of their own."""
-    given = {key: value for key, value in options.items() if value is not None}
-    changes = _parse_settings(settings or [])
-    twice = [key for key in given if key in changes]
-    if twice:
-        raise UserError(f"{twice[0]} is given twice, as --{twice[0].replace('_', '-')} and by --set.")
-    return {**given, **changes}
-
-
-def _parse_settings(settings: list[str]) -> dict[str, Any]:
-    """``["lr=0.1", "milestones=[0.5]"]`` as values, read as YAML."""
-    import yaml
-
-    parsed = {}
-    for setting in settings:
-        key, separator, value = setting.partition("=")
-        if not separator:
-            raise UserError(f"--set takes key=value, got {setting!r}.")
-        parsed[key.strip()] = yaml.safe_load(value)
-    return parsed
+        run(start, recipe, options.data, output, data_name=options.data_name, execution=execution)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from .._utils.files import surroundings, write_json
+from .._utils.names import dataset_name
 from .._utils.progress import tracked
 from ..data.sources import EncodedRows, encoded_test_rows
 from ..errors import UserError
@@ -136,7 +137,7 @@ def evaluate(
     )
     result = {
         "model": model,
-        "data": data_name or Path(data).name,
+        "data": data_name or dataset_name(data),
         "split": rows.split,
         "top1": 100 * float((ranks < 1).double().mean()),
         "top5": 100 * float((ranks < 5).double().mean()),

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from .._utils.files import write_json
+from .._utils.names import dataset_name
 from ..data.sources import ImageSplit, load_test_split
 from ..errors import UserError
 from ..networks import Network, load_networks
@@ -75,7 +76,7 @@ def robustness(
         networks,
         clean,
         sets,
-        data_name or Path(data).name,
+        data_name or dataset_name(data),
         ResultCache(output / "cache.jsonl"),
         corruptions=names or [name for name in CORRUPTIONS if name in sets.names],
         baseline=baseline,

@@ -11,6 +11,7 @@ import torchvision.transforms.v2.functional as transforms
 from torch import Tensor
 
 from .._utils.files import markdown_table, mean_and_deviation, write_json
+from .._utils.names import dataset_name
 from .._utils.plotting import new_figure, save_figure
 from .._utils.progress import progress_bar
 from ..data.sources import ImageSplit
@@ -133,7 +134,7 @@ def shifts(
     networks, clean = load_test_set(models, seeds, data, limit, progress)
     runs = measure_shifts(networks, clean, kinds or tuple(KINDS), steps=steps, progress=progress)
     result = {
-        "data": {"name": data_name or Path(data).name, "images": len(clean), "sha256": clean.sha256()},
+        "data": {"name": data_name or dataset_name(data), "images": len(clean), "sha256": clean.sha256()},
         "strengths": {kind: list(KINDS[kind]) for kind in kinds or KINDS},
         "pgd_steps": steps,
         "runs": runs,

@@ -31,13 +31,18 @@ from ..errors import UserError
 from .batches import Batches, Part, stream
 from .checkpointing import find_checkpoint, write_checkpoint
 from .optim import create_optimizer, create_schedule
+from .options import Execution
 from .progress import EpochProgress
-from .recipe import CHECKPOINT_STEPS, Recipe
+from .recipe import Recipe
 from .tasks.classification import Task
 
-__all__ = ["EpochRecord", "EpochTime", "Trainer", "process_state"]
+__all__ = ["DivergedError", "EpochRecord", "EpochTime", "Trainer", "process_state"]
 
 PROBES = 256  # held-out samples on which dead units are looked for
+
+
+class DivergedError(UserError):
+    """The loss of a run is not finite."""
 
 
 def process_state() -> PartialState:
@@ -102,7 +107,7 @@ class Trainer:
         val: Dataset[Any],
         output: Path,
         *,
-        checkpoint_steps: int = CHECKPOINT_STEPS,
+        checkpoint_steps: int = Execution.checkpoint_steps,
         workers: int = 0,
         trackers: tuple[str, ...] = (),
         progress: bool = True,
@@ -310,7 +315,7 @@ class Trainer:
         # Both come to the CPU at once, as a GPU has to finish for that.
         found = torch.cat([_sums(self.task.measure(outputs.detach(), targets)), loss.detach()[None]]).cpu()
         if not found[-1].isfinite():
-            raise UserError(
+            raise DivergedError(
                 f"The loss is not finite in epoch {epoch + 1}, step {part.step + 1} "
                 f"(lr {self.schedule.get_last_lr()[0]:.3g}): give a smaller --lr, or mixed_precision 'no'."
             )

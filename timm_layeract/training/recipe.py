@@ -11,15 +11,35 @@ from typing import Any, Literal
 
 import yaml
 
+from .._utils.options import Bounds, shortened
 from ..errors import UserError, did_you_mean
 
-__all__ = ["CHECKPOINT_STEPS", "STATISTICS_BATCHES", "TEXT_KEYS", "Recipe", "list_recipes", "load_recipe"]
+__all__ = ["SEEDS", "TEXT_KEYS", "Recipe", "list_recipes", "load_recipe", "read_yaml"]
 
 RECIPES = Path(__file__).parent / "recipes"
-# Defaults of what a recipe leaves to the call: steps between checkpoints, batches for statistics when adapting.
-CHECKPOINT_STEPS = 500
-STATISTICS_BATCHES = 240
+SEEDS = Bounds(0, 2**32 - 1)  # what every library takes
 TEXT_KEYS = ("vocab_size", "max_tokens")  # of recipes for texts only
+
+_COUNT, _FRACTION, _SIDE = Bounds(1, 10**9), Bounds(0, below=1), Bounds(1, 2**16)
+# Of a recipe's numbers, each of them where there are several.
+BOUNDS = {
+    "epochs": Bounds(0, 10**6),
+    "steps": _COUNT,
+    "batch_size": Bounds(1, 10**6),
+    "accumulate": Bounds(1, 10**6),
+    "seed": SEEDS,
+    "lr": Bounds(above=0, most=1000),
+    "weight_decay": Bounds(0, 1000),
+    "adversarial_epsilon": Bounds(above=0, most=255),
+    "padding": Bounds(0, 2**16),
+    "vocab_size": _COUNT,
+    "max_tokens": _COUNT,
+    **dict.fromkeys(("image_size", "ten_crop"), _SIDE),
+    **dict.fromkeys(
+        ("warmup", "label_smoothing", "ema_decay", "momentum", "random_erasing", "validation_fraction", "milestones"),
+        _FRACTION,
+    ),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,19 +125,11 @@ class Recipe:
         """Refuse values that no run can have."""
         if (self.epochs is None) == (self.steps is None):
             raise UserError(f"Recipe {self.name}: give epochs or steps, and not both.")
-        if self.epochs is not None and self.epochs < 0:
-            raise UserError(f"Recipe {self.name}: epochs must be 0 or more, got {self.epochs}.")
-        length = ("steps",) if self.epochs is None else ()
-        positive = (*length, "batch_size", "accumulate", "lr", "adversarial_epsilon")
-        fractions = ("warmup", "label_smoothing", "ema_decay", "momentum", "random_erasing", "validation_fraction")
-        for name in (*positive, *(key for key in TEXT_KEYS if getattr(self, key) is not None)):
-            if not getattr(self, name) > 0:
-                raise UserError(f"Recipe {self.name}: {name} must be positive, got {getattr(self, name)}.")
-        for name in fractions:
-            if not 0 <= getattr(self, name) < 1:
-                raise UserError(f"Recipe {self.name}: {name} must lie in [0, 1), got {getattr(self, name)}.")
-        if any(not 0 <= milestone < 1 for milestone in self.milestones):
-            raise UserError(f"Recipe {self.name}: milestones are fractions of the run in [0, 1).")
+        for key, bounds in BOUNDS.items():
+            value = getattr(self, key)
+            for each in value if isinstance(value, tuple) else (value,):
+                if each is not None and not bounds.hold(each):
+                    raise UserError(f"Recipe {self.name}: {key} takes numbers {bounds}, got {shortened(value)}.")
         ends = [end for end, _ in self.progressive_sizes]
         if ends != sorted({*ends}) or any(not 0 < end < 1 or side < 1 for end, side in self.progressive_sizes):
             raise UserError(
@@ -167,13 +179,34 @@ def load_recipe(name_or_path: str, **overrides: Any) -> Recipe:
     if not path.is_file():
         raise UserError(f"There is no recipe file {path}.")
     try:
-        values = yaml.safe_load(path.read_text()) or {}
-    except yaml.YAMLError as error:
-        raise UserError(f"{path.name} is not valid YAML: {' '.join(str(error).split())}") from error
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"Recipe file {path} cannot be read: {error}") from error
+    values = read_yaml(text, path.name) or {}
     if not isinstance(values, dict):
         raise UserError(f"{path.name} must hold 'key: value' lines, got {type(values).__name__}.")
     changes = {key: value for key, value in overrides.items() if value is not None}
     return recipe_from_dict({"name": path.stem, **_changed(values, changes)}, path.name)
+
+
+def read_yaml(text: str, where: str) -> Any:
+    """Plain values of a YAML text, or a UserError that says where it stands; a key given twice is an error."""
+    try:
+        return yaml.load(text, _OnceLoader)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise UserError(f"{where} is not valid YAML: {' '.join(str(error).split())[:150]}") from error
+
+
+class _OnceLoader(yaml.SafeLoader):
+    """Plain values only, and each key once."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """A mapping, each of its keys once."""
+        keys = [key.value for key, _ in node.value]
+        twice = [key for key in keys if keys.count(key) > 1]
+        if twice:
+            raise yaml.constructor.ConstructorError(None, None, f"{twice[0]} stands there twice", node.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 def _changed(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
@@ -189,7 +222,7 @@ def recipe_from_dict(values: dict[str, Any], where: str) -> Recipe:
     checked = {}
     for key, value in values.items():
         if key not in hints:
-            raise UserError(f"{where}: unknown key {key!r}; {did_you_mean(str(key), hints)}")
+            raise UserError(f"{where}: unknown key {shortened(key)}; {did_you_mean(str(key)[:60], hints)}")
         checked[key] = _as_kind(value, hints[key], f"{where}: {key}")
     return Recipe(**checked)
 
@@ -203,24 +236,28 @@ def _as_kind(value: Any, kind: Any, where: str) -> Any:
         # YAML reads a bare `no` as False.
         if value is False and "no" in arguments:
             return "no"
-        raise UserError(f"{where} must be one of {', '.join(arguments)}, got {value!r}.")
+        raise UserError(f"{where} must be one of {', '.join(arguments)}, got {shortened(value)}.")
     if origin is types.UnionType:
         return None if value is None else _as_kind(value, arguments[0], where)
     if origin is tuple:
         if not isinstance(value, list | tuple):
-            raise UserError(f"{where} must be a list, got {value!r}.")
+            raise UserError(f"{where} must be a list, got {shortened(value)}.")
         kinds = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else list(arguments)
         if len(kinds) != len(value):
-            raise UserError(f"{where} must have {len(kinds)} entries, got {value!r}.")
+            raise UserError(f"{where} must have {len(kinds)} entries, got {shortened(value)}.")
         return tuple(_as_kind(item, item_kind, where) for item, item_kind in zip(value, kinds, strict=True))
     if kind is bool or isinstance(value, bool):
         if kind is bool and isinstance(value, bool):
             return value
-        raise UserError(f"{where} must be {kind.__name__}, got {value!r}.")
+        raise UserError(f"{where} must be {kind.__name__}, got {shortened(value)}.")
+    if kind is str:
+        if isinstance(value, str):
+            return value
+        raise UserError(f"{where} must be text, got {shortened(value)}.")
     try:
         converted = kind(value)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{where} must be {kind.__name__}, got {value!r}.") from error
+    except (TypeError, ValueError, OverflowError) as error:
+        raise UserError(f"{where} must be a {'whole ' * (kind is int)}number, got {shortened(value)}.") from error
     if kind is int and converted != value:
-        raise UserError(f"{where} must be a whole number, got {value!r}.")
+        raise UserError(f"{where} must be a whole number, got {shortened(value)}.")
     return converted

@@ -9,7 +9,8 @@ their masks; of texts also model/tokenizer.json, the vocabulary.
 import json
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from accelerate.utils import set_seed
 
 from .._utils.files import surroundings, write_json
+from .._utils.names import dataset_name
 from ..checkpoints.fingerprint import activation_fingerprint
 from ..checkpoints.save import save_pretrained
 from ..data.sources import Split, holdout
@@ -25,92 +27,64 @@ from ..errors import UserError, did_you_mean
 from .curves import plot_curves
 from .engine import EpochRecord, Trainer, process_state
 from .folder import PICTURE, check_output, own_folder
-from .networks import check_model_name, create_network, describe
+from .options import Execution
 from .progress import show_dead, show_figures
-from .recipe import CHECKPOINT_STEPS, Recipe
-from .tasks.classification import Classification
-from .tasks.segmentation import Segmentation
-from .tasks.text import TextClassification, check_reads_text
+from .recipe import Recipe
+from .start import Start
+from .tasks import TASKS
+from .tasks.classification import Task
 
 __all__ = [
-    "TASKS",
-    "Report",
+    "build_trainer",
     "check_tracker",
     "fit",
     "identify",
     "open_splits",
     "prepare",
-    "silent",
+    "running",
     "train",
     "train_on",
     "write_result",
 ]
 
-Report = Callable[[str], None]
-
-# By a recipe's `task`.
-TASKS: dict[str, Any] = {"classification": Classification, "segmentation": Segmentation, "text": TextClassification}
-
 
 def train(
-    model_name: str,
+    start: Start | str,
     recipe: Recipe,
     data: str,
     output: str | Path,
     *,
     data_name: str | None = None,
-    pretrained: bool = False,
-    num_classes: int | None = None,
-    progress: bool = True,
-    **options: Any,
+    execution: Execution = Execution(),
 ) -> dict[str, Any]:
-    """Train a registered model on a data set by name; returns what result.json holds.
+    """Train a network on a data set by name; returns what result.json holds.
 
     Args:
-        model_name: timm name, ``arch`` or ``arch.tag``; also ``hf-hub:`` and ``local-dir:``; and of SMP's networks
-            ``smp:ARCHITECTURE/ENCODER``, or ``smp:FOLDER`` of a pretrained one.
+        start: Network, or its name where it is to be trained from its initialisation.
         recipe: What to do.
         data: Parquet folder, image folder or Hub data set id.
-        output: Folder of the run; must be new or empty unless `resume`.
+        output: Folder of the run; must be new or empty unless `execution` resumes.
         data_name: What the data is called in results; the last part of `data` if None.
-        pretrained: Start from the model's weights, with a new head where the classes differ in number.
-        num_classes: Outputs of the head; the data's number of classes if None.
-        progress: Show progress bars.
-        **options: As of `train_on`.
+        execution: How it is run.
 
     Raises:
         UserError: Unknown model, unreadable data, labels outside the head, used output folder, other run to resume,
             loss not finite.
     """
-    check_output(Path(output), options.get("resume", False))
-    model, splits = prepare(model_name, recipe, data, pretrained, num_classes, progress)
-    return train_on(
-        model,
-        recipe,
-        splits["train"],
-        splits.get("test"),
-        output,
-        data_name=data_name or Path(data).name,
-        started_from=model_name if pretrained else None,
-        progress=progress,
-        **options,
-    )
+    start = Start(start) if isinstance(start, str) else start
+    check_output(Path(output), execution.resume)
+    check_tracker(execution.tracker)
+    model, splits = prepare(start, recipe, data, execution.progress)
+    called = data_name or dataset_name(data)
+    return _train(model, recipe, splits, Path(output), called, start.weights, execution)
 
 
-def prepare(
-    model_name: str, recipe: Recipe, data: str, pretrained: bool, num_classes: int | None, progress: bool
-) -> tuple[torch.nn.Module, dict[str, Split]]:
+def prepare(start: Start, recipe: Recipe, data: str, progress: bool) -> tuple[torch.nn.Module, dict[str, Split]]:
     """The network as its seed initialises it, and the splits of a data set; arguments as of `train`."""
-    check_model_name(model_name)
-    _check_length(recipe)
-    task = TASKS[recipe.task]
-    architecture, input_size = describe(model_name)
-    check_reads_text(architecture, recipe, pretrained)
-    size = recipe.image_size or input_size
-    splits = open_splits(data, recipe, size, progress)
+    start.check(recipe)
+    splits = open_splits(data, recipe, recipe.image_size or start.describe()[1], progress)
     set_seed(recipe.seed)
-    classes, more = num_classes or len(splits["train"].classes), task.network_args(splits["train"])
-    return create_network(model_name, pretrained, classes, **more), splits
+    return start.create(recipe, splits["train"]), splits
 
 
 def open_splits(
@@ -131,12 +105,7 @@ def train_on(
     *,
     data_name: str,
     started_from: str | None = None,
-    resume: bool = False,
-    tracker: str = "none",
-    checkpoint_steps: int = CHECKPOINT_STEPS,
-    workers: int | None = None,
-    progress: bool = True,
-    report: Report = print,
+    execution: Execution = Execution(),
 ) -> dict[str, Any]:
     """Train a network on splits that are open already.
 
@@ -145,51 +114,93 @@ def train_on(
         recipe: What to do.
         train_split: A part of it is held out to choose the best epoch.
         test_split: Read once, at the end; None for none.
-        output: Folder of the run; must be new or empty unless `resume`.
+        output: Folder of the run; must be new or empty unless `execution` resumes.
         data_name: What the data is called in results.
         started_from: Names the weights that the model came with.
-        resume: Continue the run in `output` after its newest checkpoint.
-        tracker: ``none``, or one of accelerate's trackers (``tensorboard``, ``trackio``, ``wandb``, ...).
-        checkpoint_steps: Optimizer steps between checkpoints within an epoch.
-        workers: Processes that read data; none for data in memory, else as many as there are cores, if None.
-        progress: Show progress bars.
-        report: Called with lines for a person to read.
+        execution: How it is run.
     """
-    output = Path(output)
-    check_output(output, resume)
-    state = process_state()
-    say = report if state.is_main_process else silent
-    training, validation = holdout(train_split, recipe.validation_fraction, recipe.seed)
-    _check_length(recipe)
+    check_output(Path(output), execution.resume)
+    if not recipe.epochs and not recipe.steps:
+        raise UserError(f"Recipe {recipe.name} trains for 0 epochs; give more.")
     splits = {"train": train_split, **({"test": test_split} if test_split else {})}
+    return _train(model, recipe, splits, Path(output), data_name, started_from, execution)
+
+
+def _train(
+    model: torch.nn.Module,
+    recipe: Recipe,
+    splits: Mapping[str, Split],
+    output: Path,
+    data_name: str,
+    started_from: str | None,
+    execution: Execution,
+) -> dict[str, Any]:
     identity = identify(model, recipe, splits, data_name, started_from)
-    task = TASKS[recipe.task](model, recipe, train_split)
-    trainer = Trainer(
+    task, test = TASKS[recipe.task](model, recipe, splits["train"]), splits.get("test")
+    with running(model, recipe, task, splits["train"], output, identity, execution) as trainer:
+        trainer.resume()
+        fit(trainer)
+        result = _finish(trainer, identity, test)
+        if trainer.accelerator.is_main_process:
+            save_pretrained(trainer.evaluated, output / "model", splits["train"].classes)
+            task.save(output / "model")
+            task.illustrate(trainer.evaluated, trainer.val_data, output / PICTURE)
+            plot_curves(trainer.history, trainer.best.epoch, task.monitor, output / "curve.png")
+            trainer.report(_summary(result, output))
+    return result
+
+
+@contextmanager
+def running(
+    model: torch.nn.Module,
+    recipe: Recipe,
+    task: Task,
+    split: Split,
+    output: Path,
+    identity: Mapping[str, Any],
+    execution: Execution,
+) -> Iterator[Trainer]:
+    """A trainer, whose folder is this run's alone while the block runs; see `build_trainer`.
+
+    Raises:
+        UserError: The folder holds another run, or another process is in it.
+    """
+    trainer = build_trainer(model, recipe, task, split, output, execution)
+    state = process_state()
+    with own_folder(output, dict(identity), state.is_main_process):
+        state.wait_for_everyone()
+        yield trainer
+        state.wait_for_everyone()
+
+
+def build_trainer(
+    model: torch.nn.Module, recipe: Recipe, task: Task, split: Split, output: Path, execution: Execution
+) -> Trainer:
+    """The trainer of a run.
+
+    Args:
+        model: timm model.
+        recipe: What to do.
+        task: What it is done for.
+        split: Training data, of which a part is held out to choose the best epoch.
+        output: Folder of the run.
+        execution: How it is run.
+    """
+    training, validation = holdout(split, recipe.validation_fraction, recipe.seed)
+    execution = execution.for_process(process_state().is_main_process)
+    return Trainer(
         model,
         recipe,
         task,
         training,
         validation,
         output,
-        checkpoint_steps=checkpoint_steps,
-        workers=train_split.workers if workers is None else workers,
-        trackers=check_tracker(tracker),
-        progress=progress,
-        report=say,
+        checkpoint_steps=execution.checkpoint_steps,
+        workers=split.workers if execution.workers is None else execution.workers,
+        trackers=check_tracker(execution.tracker),
+        progress=execution.progress,
+        report=execution.report,
     )
-    with own_folder(output, identity, state.is_main_process):
-        state.wait_for_everyone()
-        trainer.resume()
-        fit(trainer)
-        result = _finish(trainer, identity, test_split)
-        if state.is_main_process:
-            save_pretrained(trainer.evaluated, output / "model", train_split.classes)
-            task.save(output / "model")
-            trainer.task.illustrate(trainer.evaluated, validation, output / PICTURE)
-            plot_curves(trainer.history, trainer.best.epoch, trainer.task.monitor, output / "curve.png")
-            say(_summary(result, output))
-        state.wait_for_everyone()
-    return result
 
 
 def identify(
@@ -226,11 +237,6 @@ def identify(
             "test_sha256": test.sha256() if test else None,
         },
     }
-
-
-def _check_length(recipe: Recipe) -> None:
-    if recipe.epochs == 0:
-        raise UserError(f"Recipe {recipe.name} trains for 0 epochs; give more.")
 
 
 def check_tracker(name: str) -> tuple[str, ...]:
@@ -316,7 +322,3 @@ def _summary(result: dict[str, Any], output: Path) -> str:
         f"best epoch {result['best_epoch']}: held-out {show_figures(result['validation'])}{test}; "
         f"model in {output / 'model'}{warning}"
     )
-
-
-def silent(_: str) -> None:
-    """Say nothing: a process that is not the main one."""

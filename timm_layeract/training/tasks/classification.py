@@ -30,11 +30,13 @@ class Task(Protocol):
         monitor: Figure that chooses the best epoch on held-out data; higher is better.
         one_by_one: Samples have sizes of their own: evaluation takes each alone.
         samples: What a sample is called, in the plural.
+        extent: How large samples are, for a person to read.
     """
 
     monitor: str
     one_by_one: bool
     samples: str
+    extent: str
 
     def inputs(self, batch: tuple[Tensor, ...], random: SampleRandom | None) -> tuple[Tensor, Tensor]:
         """Network inputs and targets from what the split hands out, augmented where `random` is given."""
@@ -62,13 +64,7 @@ class Task(Protocol):
 
 
 class NamedTask(Task, Protocol):
-    """A task that reads a data set by name.
-
-    Attributes:
-        extent: How large samples are, for a person to read.
-    """
-
-    extent: str
+    """A task that reads a data set by name."""
 
     @staticmethod
     def splits(
