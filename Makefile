@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 OLAH := $(VENV)/olah/.installed
 
-.PHONY: help demo test lint fix readme cards benchmark
+.PHONY: help demo test lint fix readme cards benchmark gpu
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
@@ -47,3 +47,7 @@ cards: $(READY)  ## Write hub_cards/, the model cards, anew from the manifest
 
 benchmark: $(READY)  ## Time LayerAct beside what it competes with; writes benchmarks/
 	$(BIN)/python -m benchmarks.run
+
+# No new environment: a machine with a GPU often has torch, and no network.
+gpu:  ## On a machine with a GPU: test the kernels there, time them, say what misses a bar
+	$(if $(wildcard $(READY)),$(BIN)/python,$(PYTHON)) -m benchmarks.gpu

@@ -9,7 +9,7 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from benchmarks import measure, networks, operations, report, run, sites, training
+from benchmarks import gpu, host, measure, networks, operations, report, run, sites, training
 from timm_layeract.kernels import cpu
 
 pytestmark = pytest.mark.skipif(not cpu.available(), reason="the CPU kernels were not built")
@@ -122,3 +122,65 @@ def test_results_in_git_are_complete_csv() -> None:
     for path in (Path(report.__file__).parent / "results").glob("*.csv"):
         with path.open(newline="") as file:
             assert all(None not in line.values() for line in csv.DictReader(file))
+
+
+def test_gpu_parts_resume_and_are_judged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert gpu.main(["operations", "--rehearse", "--seconds", "-1"], tmp_path) == gpu.MORE
+    assert not list(tmp_path.iterdir())
+    assert gpu.main(["operations", "--rehearse"], tmp_path) == 0
+    lines = (tmp_path / "cuda_operations.csv").read_text().splitlines()
+    assert any("bn + add + la_silu triton" in line for line in lines)
+    (tmp_path / "cuda_operations.csv").write_text("\n".join(lines[:-2]) + "\n")
+    capsys.readouterr()
+    assert gpu.main(["operations", "--rehearse"], tmp_path) == 0  # the case that is missing
+    assert len(capsys.readouterr().out.splitlines()) == 1
+    assert len((tmp_path / "cuda_operations.csv").read_text().splitlines()) == len(lines)
+    assert gpu.judge(gpu.REHEARSAL, tmp_path) == 0
+
+
+def test_gpu_cases_run_and_find_the_kernels_right(tmp_path: Path) -> None:
+    cases = dict(gpu.PARTS["correct"](gpu.REHEARSAL))
+    for name in [name for name in cases if "bfloat16 channels_last offset 100" in name]:
+        assert cases[name]()["error"] < 3e-2
+    steps = dict(gpu.PARTS["steps"](gpu.REHEARSAL))
+    assert steps["resnet18 2 x 32 px eager la_silu composite"]()["step"] > 0
+    assert len(dict(gpu.PARTS["first_step"](gpu.REHEARSAL))) == 1
+    assert len(dict(gpu.PARTS["steps"](gpu.FULL))) == 3 * (4 + 4 + 2)
+
+
+def test_gpu_bars_name_cases_that_exist_and_miss_what_is_too_slow() -> None:
+    cases = {(part, case) for part in gpu.PARTS for case, _ in gpu.PARTS[part](gpu.FULL)}
+    whats = {"operations": ["forward", "forward + backward"], "steps": ["step", "peak bytes"]}
+    whats |= {"first_step": ["seconds"], "correct": ["error"]}
+    values = {(part, case, what): 1.0 for part, case in cases for what in whats[part]}
+    found = list(gpu.bars(values))
+    assert all(value is not None for _, value, _ in found)
+    slow = {key: 9.0 if "la_silu triton" in key[1] else value for key, value in values.items()}
+    assert sum(value > most for _, value, most in gpu.bars(slow)) > 40  # type: ignore[operator]
+
+
+def test_gpu_case_that_fails_is_named_and_the_others_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> dict[str, float]:
+        raise RuntimeError("illegal memory access")
+
+    cases = [("one", fail), ("two", lambda: {"step": 1.0})]
+    monkeypatch.setitem(gpu.PARTS, "steps", lambda sizes: iter(cases))
+    assert gpu.main(["steps", "--rehearse"], tmp_path) == 1
+    said = capsys.readouterr().out
+    assert "one: FAILED, RuntimeError: illegal memory access" in said
+    assert "two: step 1" in said
+
+
+def test_gpu_command_without_a_gpu_says_so_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    assert gpu.main([]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_host_times_every_call_without_launching() -> None:
+    found = host.measure()
+    assert len(found) == 3
+    assert all(each.keys() == host.BARS.keys() and min(each.values()) > 0 for each in found.values())

@@ -15,13 +15,14 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from ..errors import UserError, did_you_mean
-from . import cpu, triton
+from . import compiled, cpu, triton
+from .measured import ON_GPU
 
-__all__ = ["VARIABLE", "Backend", "backend_for", "kernels_for", "lie_as", "memory_format", "use_backend"]
+__all__ = ["VARIABLE", "Backend", "backend_for", "is_plain", "kernels_for", "lie_as", "memory_format", "use_backend"]
 
-Backend = Literal["composite", "cpu", "triton"]
+Backend = Literal["composite", "compiled", "cpu", "triton"]
 VARIABLE = "LAYERACT_BACKEND"
-_KERNELS: dict[str, ModuleType] = {"cpu": cpu, "triton": triton}
+_KERNELS: dict[str, ModuleType] = {"compiled": compiled, "cpu": cpu, "triton": triton}
 
 
 def _check_backend(name: str, source: str) -> str:
@@ -30,6 +31,7 @@ def _check_backend(name: str, source: str) -> str:
         raise UserError(f"{source} is {name!r}; {did_you_mean(name, known)}")
     if name in _KERNELS and not _KERNELS[name].available():
         fix = {
+            "compiled": "install triton",
             "cpu": "reinstall the package where a C compiler (gcc or clang) is found",
             "triton": "install triton, and use a GPU or set TRITON_INTERPRET=1",
         }[name]
@@ -57,20 +59,29 @@ def use_backend(name: Backend) -> Iterator[None]:
 
 
 def backend_for(x: Tensor) -> Backend:
-    """Name the backend that computes LayerAct of `x` here and now: ``"composite"``, ``"cpu"`` or ``"triton"``.
+    """Name the backend that computes LayerAct of `x` here and now.
+
+    ``"cpu"`` and ``"triton"`` are fused kernels, ``"compiled"`` is the definition through torch.compile, and
+    ``"composite"`` the definition itself. On a GPU, `measured` says which is the default.
 
     Set the environment variable LAYERACT_BACKEND before importing the package to allow one only, or see `use_backend`.
     A custom scale, and a gradient that is itself differentiated, run through the composite whatever this says.
     """
-    if torch.compiler.is_compiling() or type(x) not in (Tensor, torch.nn.Parameter):
-        return "composite"
     # A sample of one element has nothing to normalise, and the kernels' sums would only round its gradient.
-    if _transformed() or memory_format(x) is None or x.numel() <= len(x):
+    if not is_plain(x) or memory_format(x) is None or x.numel() <= len(x):
         return "composite"
-    name: Backend = "cpu" if x.device.type == "cpu" and _forced != "triton" else "triton"
-    if _forced not in (None, name) or x.dtype not in _KERNELS[name].DTYPES or not _KERNELS[name].available(x):
+    on_cpu = x.device.type == "cpu"
+    name = _forced or ("cpu" if on_cpu else ON_GPU)
+    if name == "composite" or (name == "cpu" and not on_cpu):
         return "composite"
-    return name
+    if x.dtype not in _KERNELS[name].DTYPES or not _KERNELS[name].available(x):
+        return "composite"
+    return name  # type: ignore[return-value]
+
+
+def is_plain(x: Tensor) -> bool:
+    """Whether `x` is a tensor as it is, of which nobody follows the operations: no compiler, no transformation."""
+    return not torch.compiler.is_compiling() and type(x) in (Tensor, torch.nn.Parameter) and not _transformed()
 
 
 def kernels_for(x: Tensor) -> ModuleType | None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..definition import composite
 from .dispatch import lie_as
 
-__all__ = ["differentiable_gradients", "fused_layer_act"]
+__all__ = ["differentiable_gradients", "fused_layer_act", "recomputed_layer_act"]
 
 
 def fused_layer_act(
@@ -61,6 +61,36 @@ class _FusedLayerAct(torch.autograd.Function):
         dweight = None if weight is None else dw.sum(0).to(weight.dtype)
         dbias = None if bias is None else db.sum(0).to(bias.dtype)
         return None, dx, None, None, dweight, dbias
+
+
+def recomputed_layer_act(
+    x: Tensor, scale: str, alpha: float, weight: Tensor | None = None, bias: Tensor | None = None
+) -> Tensor:
+    """`composite.layer_act`, whose intermediate results backward computes again, so that the input alone is kept."""
+    return _RecomputedLayerAct.apply(x, scale, alpha, weight, bias)
+
+
+class _RecomputedLayerAct(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: str, alpha: float, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight, bias)
+        device = x.device.type
+        ctx.scale, ctx.alpha = scale, alpha
+        ctx.autocast = device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)
+        return composite.layer_act(x, scale, alpha, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        again = torch.is_grad_enabled()  # the gradient is to be differentiated in its turn
+        # Views, so that one tensor in two places has a gradient for each.
+        x, weight, bias = (
+            None if t is None else t.view_as(t) if again else t.detach().requires_grad_(t.requires_grad)
+            for t in ctx.saved_tensors
+        )
+        device, dtype, enabled = ctx.autocast
+        assert x is not None
+        with torch.enable_grad(), torch.autocast(device, dtype, enabled):
+            return _composite_gradient(x, weight, bias, g, ctx.scale, ctx.alpha)
 
 
 def _composite_gradient(

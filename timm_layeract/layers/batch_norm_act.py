@@ -84,7 +84,7 @@ def _apply(
         if residual is not None:
             x = x + residual if torch.is_grad_enabled() else x.add_(residual)
         return fused_layer_act(kernels, x, act.scale, act.alpha, act.weight, act.bias, inplace=True)  # type: ignore[arg-type]
-    if kernels is not None and _is_fusible(x, norm, residual, residual_norm):
+    if kernels is not None and hasattr(kernels, "norm_act_stats") and _is_fusible(x, norm, residual, residual_norm):
         return fused.fused_batch_norm_layer_act(
             kernels,
             x,

@@ -1,6 +1,5 @@
 """Starting Triton programs, and what the two kinds of calls share."""
 
-import enum
 from contextlib import nullcontext
 from typing import Any
 
@@ -29,16 +28,11 @@ FEW = 16  # channels that one item reduces over all samples
 R_BITS = 5  # flags of the residual's BatchNorm are so many bits higher
 
 
-class Has(enum.IntFlag):
-    """What there is: of a BatchNorm; of an affine activation."""
+class Has:
+    """What there is, as bits: of a BatchNorm; of an affine activation. (An enum's members take longer to read.)"""
 
-    TRAINING = 1 << 0
-    WEIGHT = 1 << 1
-    BIAS = 1 << 2
-    TRACKED = 1 << 3
-    THERE = 1 << 4
-    ACT_WEIGHT = 1 << 10
-    ACT_BIAS = 1 << 11
+    TRAINING, WEIGHT, BIAS, TRACKED, THERE = 1, 2, 4, 8, 16
+    ACT_WEIGHT, ACT_BIAS = 1 << 10, 1 << 11
 
 
 def launch(which: str, x: Tensor, programs: int, warps: int, *arguments: Any) -> None:
@@ -53,8 +47,9 @@ def launch(which: str, x: Tensor, programs: int, warps: int, *arguments: Any) ->
 
 def counters(x: Tensor) -> tuple[Tensor, Tensor]:
     """Zeros to count with: programs that are done with each sample; and a queue, with two and one a sample."""
-    samples = -(-len(x) // 4) * 4  # tensors that begin at multiples of 16 bytes have one program
-    both = torch.zeros(samples + len(x) + 2, dtype=torch.int32, device=x.device)
+    n = x.shape[0]
+    samples = -(-n // 4) * 4  # tensors that begin at multiples of 16 bytes have one program
+    both = torch.zeros(samples + n + 2, dtype=torch.int32, device=x.device)
     return both, both[samples:]
 
 
@@ -65,7 +60,7 @@ def either(tensor: Tensor | None, other: Tensor) -> Tensor:
 
 def act_flags(weight: Tensor | None, bias: Tensor | None) -> int:
     """Which parameters an activation has."""
-    return (0 if weight is None else Has.ACT_WEIGHT.value) | (0 if bias is None else Has.ACT_BIAS.value)
+    return (0 if weight is None else Has.ACT_WEIGHT) | (0 if bias is None else Has.ACT_BIAS)
 
 
 def stats_pass(x: Tensor, r: Tensor | None, tiles: Tiles, arrived: Tensor, form: int) -> Tensor:
@@ -87,7 +82,7 @@ def sums_pass(
     planes = (2, 4, 5)[form]
     merged = torch.empty(planes, *x.shape[:2], device=x.device)
     partial = merged if tiles.merged else torch.empty(planes, tiles.partial, device=x.device)
-    pulls = torch.empty(2, len(x), device=x.device)
+    pulls = torch.empty(2, x.shape[0], device=x.device)
     launch(
         "sums", x, tiles.programs, 4,
         x, either(r, x), g, channels, samples, w, b, partial, merged, pulls, arrived, flags, *tiles.sizes,

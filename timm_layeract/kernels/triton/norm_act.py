@@ -26,15 +26,13 @@ def _flags(norm: Any) -> int:
     """What a `batch_norm.BatchNorm` has."""
     if norm is None:
         return 0
-    flags = Has.THERE.value
-    for there, flag in (
-        (norm.training, Has.TRAINING),
-        (norm.weight is not None, Has.WEIGHT),
-        (norm.bias is not None, Has.BIAS),
-        (norm.mean is not None, Has.TRACKED),
-    ):
-        flags |= flag.value if there else 0
-    return flags
+    return (
+        Has.THERE
+        | (Has.TRAINING if norm.training else 0)
+        | (0 if norm.weight is None else Has.WEIGHT)
+        | (0 if norm.bias is None else Has.BIAS)
+        | (0 if norm.mean is None else Has.TRACKED)
+    )
 
 
 def _parameters(norm: Any, none: Tensor) -> list[Tensor]:

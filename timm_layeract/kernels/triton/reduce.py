@@ -23,9 +23,9 @@ __all__ = [
 ]
 
 # What there is, as bits of `flags`; those of the residual's BatchNorm lie higher.
-TRAINING, WEIGHT, BIAS = tl.constexpr(int(Has.TRAINING)), tl.constexpr(int(Has.WEIGHT)), tl.constexpr(int(Has.BIAS))
-TRACKED, THERE, R_BITS = tl.constexpr(int(Has.TRACKED)), tl.constexpr(int(Has.THERE)), tl.constexpr(OF_RESIDUAL)
-ACT_WEIGHT, ACT_BIAS = tl.constexpr(int(Has.ACT_WEIGHT)), tl.constexpr(int(Has.ACT_BIAS))
+TRAINING, WEIGHT, BIAS = tl.constexpr(Has.TRAINING), tl.constexpr(Has.WEIGHT), tl.constexpr(Has.BIAS)
+TRACKED, THERE, R_BITS = tl.constexpr(Has.TRACKED), tl.constexpr(Has.THERE), tl.constexpr(OF_RESIDUAL)
+ACT_WEIGHT, ACT_BIAS = tl.constexpr(Has.ACT_WEIGHT), tl.constexpr(Has.ACT_BIAS)
 # Rows of `channels`, which a channel's forward item writes.
 CENTRE, GAIN, SHIFT, R_CENTRE, R_GAIN, INVERSE, REST, R_INVERSE, R_REST = (tl.constexpr(row) for row in range(9))
 
