@@ -291,7 +291,7 @@ def test_refusals_come_before_any_training(trained: nn.Module, splits: dict[str,
             nothing.set_submodule(name, nn.Identity())
     with pytest.raises(UserError, match="Nothing to swap"):
         adapted(nothing, splits, output)
-    with pytest.raises(UserError, match="no_such_model is neither a timm model"):
+    with pytest.raises(UserError, match="Unknown model 'no_such_model': neither a timm model"):
         adapted("no_such_model", splits, output)
     assert not output.exists()
 

@@ -259,7 +259,7 @@ def test_a_classifier_is_refused_at_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("model", "says"),
-    [("unet_lasillu", "did you mean 'unet_lasilu'"), ("unet_lahardsilu", "no trained weights")],
+    [("unet_lasillu", "did you mean 'unet_lasilu'"), ("unet_lahardsilu", "no pretrained weights")],
 )
 def test_a_model_that_cannot_be_used(model: str, says: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "timm_layeract.cli", "predict", "x.png", "-m", model, "-o", str(tmp_path / "out")]

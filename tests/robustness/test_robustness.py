@@ -237,7 +237,7 @@ def test_what_decides_a_network_is_in_its_hash() -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["resnet20_lasil"], "neither a timm model nor a folder; did you mean 'resnet20_lasilu'"),
+        (["resnet20_lasil"], "neither a timm model nor a folder here; did you mean 'resnet20_lasilu'"),
         (["hf-hub:nobody/nothing"], "hf-hub:nobody/nothing cannot be loaded"),
         (["local-dir:nowhere"], "local-dir:nowhere cannot be loaded"),
         (["tests"], "tests holds no model"),

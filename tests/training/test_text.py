@@ -321,7 +321,7 @@ def test_command_line(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         (["finetune", "-m", "textrcnn"], "textrcnn reads texts, and recipe finetune"),
         (["finetune", "-m", "textrcnn", "-r", "imdb_textrcnn"], "are not fine-tuned"),
         (["finetune", "-m", "local-dir:{model}"], "textrcnn_nrelu reads texts, and recipe finetune"),
-        (["finetune", "-m", "local-dir:nowhere"], "local-dir:nowhere cannot be read"),
+        (["finetune", "-m", "local-dir:nowhere"], "local-dir:nowhere cannot be loaded"),
     ],
 )
 def test_commands_that_are_refused(

@@ -2,17 +2,12 @@
 
 from pathlib import Path
 
-__all__ = ["CLASS_KEY", "NAME_KEY", "SMP", "dataset_name", "is_smp"]
+__all__ = ["CLASS_KEY", "NAME_KEY", "SMP", "dataset_name"]
 
 SMP = "smp:"  # before the name of a network of segmentation_models_pytorch
 # In the config.json of such a network, and no arguments of it.
 CLASS_KEY = "_model_class"  # which of SMP's classes it is
 NAME_KEY = "_name"  # what it was published as
-
-
-def is_smp(name: str) -> bool:
-    """Whether a name is of a network of segmentation_models_pytorch."""
-    return name.startswith(SMP)
 
 
 def dataset_name(data: str) -> str:

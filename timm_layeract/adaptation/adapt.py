@@ -25,7 +25,7 @@ from torch.optim.swa_utils import update_bn
 from .._utils.names import dataset_name
 from .._utils.progress import tracked
 from ..checkpoints.manifest import HUB_FILE
-from ..checkpoints.save import is_smps, save_pretrained, save_weights
+from ..checkpoints.save import is_smp, save_pretrained, save_weights
 from ..data.masks import MaskSplit
 from ..data.sources import Split
 from ..errors import UserError
@@ -171,7 +171,7 @@ def _described(model: nn.Module) -> nn.Module:
         raise UserError(
             "Networks for texts are not adapted: train one that has the activation, layeract train --task text."
         )
-    if is_smps(model):
+    if is_smp(model):
         from ..smp.by_name import like_timm
 
         return like_timm(model)
@@ -285,4 +285,4 @@ def label_names(network: nn.Module) -> tuple[str, ...]:
 
 def _is_dense(model: nn.Module) -> bool:
     """Whether a network gives a map, not a class."""
-    return isinstance(model, UNet | UNetPlusPlus) or is_smps(model)
+    return isinstance(model, UNet | UNetPlusPlus) or is_smp(model)

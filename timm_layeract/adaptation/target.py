@@ -8,7 +8,7 @@ from timm.models._input import get_model_args
 from torch import nn
 
 from ..checkpoints.fingerprint import activation_fingerprint, fingerprint_mismatches
-from ..checkpoints.save import is_smps, without_records
+from ..checkpoints.save import is_smp, without_records
 from ..errors import UserError
 from ..registry import activation_factory
 from ..swap import swap_activations
@@ -39,7 +39,7 @@ def target_network(model: nn.Module, to: str) -> nn.Module:
         raise UserError(str(error)) from error
     if swapped.state_dict().keys() != model.state_dict().keys():
         raise UserError(f"{to} has parameters of its own, so a trained network cannot just take it; train it anew.")
-    target = _smp(model, to) if is_smps(model) else _timm(model, to, swapped)
+    target = _smp(model, to) if is_smp(model) else _timm(model, to, swapped)
     if not fingerprint_mismatches(activation_fingerprint(model), activation_fingerprint(target)):
         raise UserError(f"The network runs {to} already: there is nothing to adapt.")
     return target.train(model.training)

@@ -29,7 +29,7 @@ __all__ = [
     "file_sha256",
     "golden_file",
     "golden_tensors",
-    "is_smps",
+    "is_smp",
     "save_config",
     "save_pretrained",
     "stored_fingerprint",
@@ -123,7 +123,7 @@ def save_pretrained(model: nn.Module, directory: str | Path, label_names: tuple[
     Raises:
         UserError: The model is not timm's, or no registered architecture describes its activations.
     """
-    if is_smps(model):
+    if is_smp(model):
         model.save_pretrained(directory)  # type: ignore[operator]
         return type(model).__name__
     if "architecture" not in getattr(model, "pretrained_cfg", {}):
@@ -186,7 +186,7 @@ def embed_checkpoint(model: nn.Module, tag: str, entry: dict[str, Any], director
     Returns:
         ``arch.tag``.
     """
-    of_smp: dict[str, Any] = {SMP_CONFIG: model.embedded_config()} if is_smps(model) else {}  # type: ignore[operator]
+    of_smp: dict[str, Any] = {SMP_CONFIG: model.embedded_config()} if is_smp(model) else {}  # type: ignore[operator]
     built = model if of_smp else _rebuild(model)
     cfg: dict[str, Any] = built.pretrained_cfg  # type: ignore[assignment]
     name = embedded_name(built, tag)
@@ -221,7 +221,7 @@ def embed_checkpoint(model: nn.Module, tag: str, entry: dict[str, Any], director
 
 def embedded_name(model: nn.Module, tag: str) -> str:
     """``arch.tag``: what weights of a network are called; ``architecture-encoder.tag`` of SMP's."""
-    return f"{model.embedded_name() if is_smps(model) else model.pretrained_cfg['architecture']}.{tag}"  # type: ignore[operator,index]
+    return f"{model.embedded_name() if is_smp(model) else model.pretrained_cfg['architecture']}.{tag}"  # type: ignore[operator,index]
 
 
 def without_records(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -229,7 +229,7 @@ def without_records(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in arguments.items() if name not in (SWAP_MARK, FINGERPRINT_KEY)}
 
 
-def is_smps(model: nn.Module) -> bool:
+def is_smp(model: nn.Module) -> bool:
     """Whether a network is one of segmentation_models_pytorch's."""
     return isinstance(getattr(model, "_hub_mixin_config", None), dict)
 

@@ -6,18 +6,12 @@ from typing import Annotated
 import typer
 
 from ..training.options import Adaptation, Execution, RunOptions
-from .options import with_options
+from .options import NAMES, with_options
 
 
 @with_options("task")  # which the network decides
 def adapt(
-    model: Annotated[
-        str,
-        typer.Argument(
-            help="Trained network: timm name with weights (resnet50.a1_in1k), hf-hub:ORG/NAME, local-dir:FOLDER, a "
-            "training run's folder, ARCHITECTURE=FILE, or smp:FOLDER of segmentation_models_pytorch."
-        ),
-    ],
+    model: Annotated[str, typer.Argument(help=f"Trained network: {NAMES}.")],
     adaptation: Adaptation,
     options: RunOptions,
     execution: Execution,

@@ -7,14 +7,11 @@ import typer
 
 from ..errors import UserError
 from ..robustness.corruptions.constants import QUICK_CATEGORY, QUICK_IMAGES
-from .options import Data, DataName, parse_numbers
+from .options import NAMES, Data, DataName, parse_numbers
 
 Models = Annotated[
     list[str],
-    typer.Argument(
-        help="timm names with weights (resnet20_lasilu), hf-hub:ORG/NAME, folders of models or training runs, "
-        "ARCHITECTURE=FILE, or package.module:function returning a network. {seed} stands for each of --seeds."
-    ),
+    typer.Argument(help=f"Trained networks, each as {NAMES}. {{seed}} stands for each of --seeds."),
 ]
 Seeds = Annotated[str | None, typer.Option(help="What {seed} in a model stands for, such as 11,22,33.")]
 ReportFolder = Annotated[
@@ -28,15 +25,7 @@ Limit = Annotated[int | None, typer.Option(min=1, help="Measure the first images
 
 
 def evaluate(
-    model: Annotated[
-        str,
-        typer.Option(
-            "--model",
-            "-m",
-            help="timm name with weights (resnet50_lasilu), hf-hub:ORG/NAME, folder of a model or training run, "
-            "ARCHITECTURE=FILE, or package.module:function returning a network.",
-        ),
-    ],
+    model: Annotated[str, typer.Option("--model", "-m", help=f"Trained network: {NAMES}.")],
     data: Data,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="JSON file for the result.")] = None,
     split: Annotated[

@@ -12,12 +12,17 @@ from .._utils.options import Option, options_of
 from ..errors import UserError
 from ..training.options import RunOptions
 
+# How networks are called, in the grammar of `networks.source`.
+NAMES = (
+    "timm name (resnet20_lasilu, resnet50.a1_in1k), hf-hub:ORG/NAME, folder of a model or training run, smp:FOLDER, "
+    "ARCHITECTURE=FILE, package.module:function returning a network"
+)
 Model = Annotated[
     str,
     typer.Option(
         "--model",
         "-m",
-        help="timm model name, such as resnet20_lasilu, or smp:ARCHITECTURE/ENCODER of segmentation_models_pytorch.",
+        help=f"Network: {NAMES}, or smp:ARCHITECTURE/ENCODER of segmentation_models_pytorch.",
     ),
 ]
 _HELP = {field.name: option.help for field, _, option in options_of(RunOptions)}

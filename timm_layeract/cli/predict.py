@@ -5,17 +5,13 @@ from typing import Annotated
 
 import typer
 
+from .options import NAMES
+
 
 def predict(
     images: Annotated[list[Path], typer.Argument(help="Image files, and folders of which all images are taken.")],
     model: Annotated[
-        str,
-        typer.Option(
-            "--model",
-            "-m",
-            help="Trained segmentation network: a timm name such as unet_lasilu.nuclei, local-dir:FOLDER, "
-            "hf-hub:ORG/NAME, or smp:FOLDER for one that segmentation_models_pytorch saved.",
-        ),
+        str, typer.Option("--model", "-m", help=f"Trained segmentation network (unet_lasilu.nuclei): {NAMES}.")
     ],
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder for NAME.mask.png and NAME.overlay.png.")

@@ -50,8 +50,7 @@ def finetune(
 
     By the recipe finetune; for images with masks (--task segmentation) finetune_segmentation.
 
-    Example: `layeract finetune -m resnet20_lasilu -d my/images -o runs/mine`. The model may also be `hf-hub:ORG/NAME`
-    or `local-dir:FOLDER`.
+    Example: `layeract finetune -m resnet20_lasilu -d my/images -o runs/mine`
     """
     from ..training.start import Start
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from PIL import Image
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -14,11 +13,11 @@ from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 from torchvision.transforms.functional import to_pil_image
 
-from .._utils.names import is_smp
 from ..data.augment import normalize
 from ..data.images import image_files, read_image
 from ..data.pictures import overlay
-from ..errors import UserError, did_you_mean
+from ..errors import UserError
+from ..networks import load_network
 from .tiles import check_tiles, count_tiles, predict_probabilities
 
 __all__ = ["Segmenter", "load_segmenter", "predict_files"]
@@ -55,36 +54,19 @@ def load_segmenter(name: str) -> Segmenter:
     """Load a trained network.
 
     Args:
-        name: timm name with weights (``unet_lasilu.nuclei``), ``local-dir:FOLDER`` or ``hf-hub:ORG/NAME`` of a model
-            saved in timm's layout, or ``smp:FOLDER`` or ``smp:ORG/NAME`` of one saved by segmentation_models_pytorch,
-            which is taken to be trained with ImageNet's mean and deviation, as SMP's encoders are.
+        name: In the grammar of `networks.source` (``unet_lasilu.nuclei``, a folder, ...). A network of
+            segmentation_models_pytorch is taken to be trained with ImageNet's mean and deviation, as its encoders are.
 
     Raises:
         UserError: No such model, no weights for it, or a network that has no dense output.
     """
     device = torch.accelerator.current_accelerator(check_available=True) or "cpu"
-    model: nn.Module
-    if is_smp(name):
-        from ..smp.by_name import load_by_name
-
-        model = load_by_name(name)
-    else:
-        if ":" not in name:
-            _check_trained(name)
-        model = timm.create_model(name, pretrained=True)
+    model = load_network(name)
     if not hasattr(model, "feature_info"):
         raise UserError(f"{name} has no feature maps, so it segments nothing; choose a network such as unet_lasilu.")
     config = resolve_model_data_config(model)
     levels: Any = model.feature_info
     return Segmenter(model.eval().to(device), config["mean"], config["std"], levels[-1]["reduction"])
-
-
-def _check_trained(name: str) -> None:
-    if not timm.is_model(name):
-        raise UserError(f"Unknown model {name!r}; {did_you_mean(name.split('.')[0], timm.list_models('unet*'))}")
-    if not timm.models.is_model_pretrained(name):
-        trained = ", ".join(timm.list_models("unet*", pretrained=True)) or "none of ours yet"
-        raise UserError(f"{name} has no trained weights; segmentation networks that have: {trained}.")
 
 
 def predict_files(

@@ -4,14 +4,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import timm
-from torch import nn
-
-from .._utils.names import is_smp
 from ..checkpoints.manifest import CARDS_DIR, WEIGHTS_DIR
 from ..checkpoints.save import embed_checkpoint, embedded_name, file_sha256
 from ..data.masks import MaskSplit
 from ..errors import UserError
+from ..networks import load_network
 from ..training.folder import PICTURE
 from ..training.runs import SCORES, check_alike, read_finished
 
@@ -43,7 +40,7 @@ def embed_runs(runs: list[Path], tag: str, directory: Path = WEIGHTS_DIR, cards:
     seeds = [result["recipe"]["seed"] for result in results]
     if len(set(seeds)) < len(seeds):
         raise UserError(f"Two of these runs have the same seed: {', '.join(map(str, seeds))}.")
-    network = _load(runs[0] / "model", results[0]["model"])
+    network = load_network(str(runs[0] / "model"))
     entry = {**results[0], **read_finished(runs[0], "environment.json")}
     cfg: Any = network.pretrained_cfg
     entry["label_names"] = list(cfg.get("label_names", MaskSplit.classes))  # which SMP's config has no place for
@@ -61,11 +58,3 @@ def embed_runs(runs: list[Path], tag: str, directory: Path = WEIGHTS_DIR, cards:
         picture = Path(shutil.copyfile(runs[0] / PICTURE, cards / f"{name}.png"))
         entry["picture"] = {"file": picture.name, "sha256": file_sha256(picture)}
     return embed_checkpoint(network, tag, entry, directory)
-
-
-def _load(folder: Path, name: str) -> nn.Module:
-    if is_smp(name):
-        from ..smp.by_name import load_by_name
-
-        return load_by_name(str(folder))
-    return timm.create_model(f"local-dir:{folder}", pretrained=True)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from .._utils.names import dataset_name
 from .._utils.options import Bounds, Option, check_options, options_of, shortened
 from ..errors import UserError
-from .recipe import SEEDS, Recipe, list_recipes, load_recipe, read_yaml
+from .recipe import RATES, SEEDS, Recipe, list_recipes, load_recipe, read_yaml
 
 __all__ = ["ADAPTATION", "FINE_TUNING", "TRAINING", "Adaptation", "Execution", "Report", "RunOptions", "silent"]
 
@@ -53,9 +53,7 @@ class RunOptions:
     epochs: Annotated[
         int | None, Option("Passes over the training data, instead of the recipe's.", bounds=Bounds(0, 10**6))
     ] = None
-    lr: Annotated[
-        float | None, Option("Peak learning rate, instead of the recipe's.", bounds=Bounds(above=0, most=1000))
-    ] = None
+    lr: Annotated[float | None, Option("Peak learning rate, instead of the recipe's.", bounds=RATES)] = None
     adversarial: Annotated[
         str | None, Option("Train on images that an attack has made: pgd or fgsm, by 8/255 in every value.")
     ] = None

@@ -14,10 +14,11 @@ import yaml
 from .._utils.options import Bounds, shortened
 from ..errors import UserError, did_you_mean
 
-__all__ = ["SEEDS", "TEXT_KEYS", "Recipe", "list_recipes", "load_recipe", "read_yaml"]
+__all__ = ["RATES", "SEEDS", "TEXT_KEYS", "Recipe", "list_recipes", "load_recipe", "read_yaml"]
 
 RECIPES = Path(__file__).parent / "recipes"
 SEEDS = Bounds(0, 2**32 - 1)  # what every library takes
+RATES = Bounds(above=0, most=1e30)  # what a float32 weight can be moved by
 TEXT_KEYS = ("vocab_size", "max_tokens")  # of recipes for texts only
 
 _COUNT, _FRACTION, _SIDE = Bounds(1, 10**9), Bounds(0, below=1), Bounds(1, 2**16)
@@ -28,7 +29,7 @@ BOUNDS = {
     "batch_size": Bounds(1, 10**6),
     "accumulate": Bounds(1, 10**6),
     "seed": SEEDS,
-    "lr": Bounds(above=0, most=1000),
+    "lr": RATES,
     "weight_decay": Bounds(0, 1000),
     "adversarial_epsilon": Bounds(above=0, most=255),
     "padding": Bounds(0, 2**16),

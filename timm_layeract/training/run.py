@@ -82,7 +82,7 @@ def train(
 def prepare(start: Start, recipe: Recipe, data: str, progress: bool) -> tuple[torch.nn.Module, dict[str, Split]]:
     """The network as its seed initialises it, and the splits of a data set; arguments as of `train`."""
     start.check(recipe)
-    splits = open_splits(data, recipe, recipe.image_size or start.describe()[1], progress)
+    splits = open_splits(data, recipe, recipe.image_size or start.source.describe()[1], progress)
     set_seed(recipe.seed)
     return start.create(recipe, splits["train"]), splits
 

@@ -1,27 +1,21 @@
-"""Finding networks by name: timm's, the Hub's, folders, checkpoint files and Python callables, all made alike."""
+"""Networks to be measured, all made alike: they take images in [0, 1], and are known by their weights."""
 
 import hashlib
-import importlib
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-import timm
 import torch
 import torchvision.transforms.v2.functional as transforms
 from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
-from ._utils.names import is_smp
-from .checkpoints.fingerprint import activation_fingerprint, check_fingerprint
-from .checkpoints.save import stored_fingerprint
-from .errors import UserError, did_you_mean
-from .models._builder import check_architecture
-from .models.text_rcnn import TextRCNN
+from ..checkpoints.fingerprint import activation_fingerprint
+from ..errors import UserError
+from ..models.text_rcnn import TextRCNN
+from .source import load_network
 
-__all__ = ["Network", "UnitInput", "load_network", "load_networks"]
+__all__ = ["Network", "UnitInput", "load_networks"]
 
 SEED = "{seed}"
 
@@ -114,86 +108,6 @@ def load_networks(sources: Sequence[str], seeds: Sequence[int] = ()) -> list[Net
             found = source if seed is None else source.replace(SEED, str(seed))
             networks.append(Network.of(load_network(found), source, found, seed))
     return networks
-
-
-def load_network(source: str) -> nn.Module:
-    """Load one network with its weights, in evaluation mode.
-
-    Args:
-        source: timm name with pretrained weights (``resnet20_lasilu``, ``arch.tag``), ``hf-hub:ORG/NAME``, a folder in
-            the Hub's layout or of a training run, ``smp:FOLDER`` or ``smp:ORG/NAME`` of one of SMP's,
-            ``ARCHITECTURE=FILE`` for a bare checkpoint file, or ``package.module:name`` of a callable that returns an
-            `nn.Module`.
-
-    Raises:
-        UserError: There is no such model, it has no weights, or the weights belong to other activations.
-    """
-    folder = Path(source)
-    architecture, is_file, file = source.partition("=")
-    if folder.is_dir():
-        return _from_folder(folder)
-    if is_file:
-        return _from_file(architecture, Path(file))
-    scheme, is_scheme, rest = source.partition(":")
-    if scheme in ("hf-hub", "local-dir"):
-        return _from_hub(source)
-    if is_smp(source):
-        from .smp.by_name import load_by_name
-
-        return load_by_name(source)
-    if is_scheme:
-        return _from_callable(scheme, rest)
-    if not timm.is_model(source):
-        hint = did_you_mean(source.split(".")[0], timm.list_models())
-        raise UserError(f"{source} is neither a timm model nor a folder; {hint}")
-    if not timm.models.is_model_pretrained(source):
-        raise UserError(f"{source} has no pretrained weights; give {source}=FILE with a checkpoint of yours.")
-    return timm.create_model(source, pretrained=True).eval()
-
-
-def _from_hub(source: str) -> nn.Module:
-    try:
-        return timm.create_model(source, pretrained=True).eval()
-    except UserError:  # other activations
-        raise
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"{source} cannot be loaded: {str(error).strip().splitlines()[0][:200]}") from error
-
-
-def _from_folder(folder: Path) -> nn.Module:
-    for place in (folder, folder / "model"):
-        if (place / "config.json").is_file():
-            return _from_hub(f"local-dir:{place}")
-    raise UserError(f"{folder} holds no model: neither config.json nor model/config.json.")
-
-
-def _from_file(architecture: str, file: Path) -> nn.Module:
-    if not file.is_file():
-        raise UserError(f"There is no checkpoint file {file}.")
-    check_architecture(architecture)
-    weights = timm.models.load_state_dict(str(file))
-    heads = [tensor for name, tensor in weights.items() if name.endswith("weight") and tensor.ndim == 2]
-    model = timm.create_model(architecture, num_classes=len(heads[-1]) if heads else 0)
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        raise UserError(f"{file} does not fit {architecture}: {str(error).splitlines()[1].strip()[:150]}") from error
-    fingerprint = stored_fingerprint(file)
-    if fingerprint:
-        check_fingerprint(fingerprint, model, str(file))
-    return model.eval()
-
-
-def _from_callable(module: str, name: str) -> nn.Module:
-    if "" not in sys.path and str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))  # as `python -m` has it
-    try:
-        made = getattr(importlib.import_module(module), name)()
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"{module}:{name} cannot be called ({error}); give package.module:function.") from error
-    if not isinstance(made, nn.Module):
-        raise UserError(f"{module}:{name} returned {type(made).__name__}, not a torch.nn.Module.")
-    return made.eval()
 
 
 def _hash(unit: UnitInput) -> str:
