@@ -5,13 +5,21 @@ same ones however its batch is shared out among processes and parts.
 """
 
 import math
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms.v2.functional import rgb_to_grayscale
 
-__all__ = ["SampleRandom", "normalize", "random_crop_flip", "random_erase"]
+__all__ = ["SampleRandom", "normalize", "random_crop_flip", "random_erase", "to_device"]
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """`tensor` on a device, for a GPU without waiting until that is done with what it has been asked before."""
+    if device.type != "cuda" or tensor.device == device:
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 class SampleRandom:
@@ -48,13 +56,14 @@ def random_crop_flip(images: Tensor, padding: int, flip: bool, random: SampleRan
     _, channels, height, width = images.shape
     if padding == 0 and not flip:
         return images
-    across, down, mirror = random.uniform(3).T.unsqueeze(-1)
-    rows = (down * (2 * padding + 1)).long() + torch.arange(height)
-    columns = torch.arange(width).expand(len(images), -1)
+    device = images.device
+    across, down, mirror = to_device(random.uniform(3), device).T.unsqueeze(-1)
+    rows = (down * (2 * padding + 1)).long() + torch.arange(height, device=device)
+    columns = torch.arange(width, device=device).expand(len(images), -1)
     columns = torch.where(mirror < (0.5 if flip else 0.0), width - 1 - columns, columns)
     columns = columns + (across * (2 * padding + 1)).long()
     padded_width = width + 2 * padding
-    flat = (rows[:, :, None] * padded_width + columns[:, None, :]).reshape(len(images), 1, -1).to(images.device)
+    flat = (rows[:, :, None] * padded_width + columns[:, None, :]).reshape(len(images), 1, -1)
     padded = F.pad(images, [padding] * 4).flatten(2)
     return padded.gather(2, flat.expand(-1, channels, -1)).reshape(images.shape)
 
@@ -91,10 +100,13 @@ def random_erase(images: Tensor, probability: float, random: SampleRandom) -> Te
     erased = (chosen < probability) & fits.any(1)
     tall, wide = tall.gather(1, first), wide.gather(1, first)
     top, left = (top[:, None] * (height - tall + 1)).floor(), (left[:, None] * (width - wide + 1)).floor()
-    y, x = torch.arange(height), torch.arange(width)
+    # Worked out on the CPU, whose roundings are the same everywhere.
+    drawn = torch.stack([top, tall, left, wide, erased[:, None].to(top.dtype)])
+    top, tall, left, wide, chosen = to_device(drawn, images.device)
+    y, x = (torch.arange(side, device=images.device) for side in (height, width))
     rows, columns = (y >= top) & (y < top + tall), (x >= left) & (x < left + wide)
-    blank = erased[:, None, None] & rows[:, :, None] & columns[:, None, :]
-    return images.masked_fill(blank[:, None].to(images.device), 0)
+    blank = (chosen > 0)[:, :, None] & rows[:, :, None] & columns[:, None, :]
+    return images.masked_fill(blank[:, None], 0)
 
 
 def normalize(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
@@ -111,5 +123,11 @@ def normalize(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -
     scaled = images.float() / 255
     if len(mean) == 1 and images.shape[1] == 3:
         scaled = rgb_to_grayscale(scaled)
-    per_channel = (1, -1, 1, 1)
-    return (scaled - scaled.new_tensor(mean).view(per_channel)) / scaled.new_tensor(std).view(per_channel)
+    return (scaled - _per_channel(tuple(mean), images.device)) / _per_channel(tuple(std), images.device)
+
+
+@lru_cache(64)
+def _per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """Kept, as a copy to a GPU waits for it."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, device=device).view(1, -1, 1, 1)

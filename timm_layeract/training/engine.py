@@ -30,6 +30,9 @@ from ..dead_units import dead_units
 from ..errors import UserError
 from .batches import Batches, Part, stream
 from .checkpointing import find_checkpoint, write_checkpoint
+from .cuda_graph import StepGraphs, check_capturable
+from .device_data import on_device
+from .measurements import DivergedError, Measurements, added, sums_of
 from .optim import create_optimizer, create_schedule
 from .options import Execution
 from .progress import EpochProgress
@@ -39,10 +42,6 @@ from .tasks.classification import Task
 __all__ = ["DivergedError", "EpochRecord", "EpochTime", "Trainer", "process_state"]
 
 PROBES = 256  # held-out samples on which dead units are looked for
-
-
-class DivergedError(UserError):
-    """The loss of a run is not finite."""
 
 
 def process_state() -> PartialState:
@@ -144,7 +143,12 @@ class Trainer:
         self.history: list[EpochRecord] = []
         self.times: list[EpochTime] = []
         self.seconds = 0.0  # that this epoch has taken, in processes before this one
-        self.sums: Tensor | None = None  # of the epoch's measurements so far, and their count, in this process
+        self.measured = Measurements(self.accelerator.device)  # of the epoch so far, in this process
+        self.device_data = on_device(train, recipe.data_on_device, self.accelerator.device)
+        self.graphs: StepGraphs | None = None
+        if recipe.cuda_graph:
+            check_capturable(recipe, self.accelerator.device, processes)
+            self.graphs = StepGraphs(self.unwrapped, self._passes)
         self.accelerator.register_for_checkpointing(self.schedule, self, *([self.ema] if self.ema else []))
 
     @property
@@ -180,7 +184,8 @@ class Trainer:
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps beside weights, optimizer and schedule."""
         # A row for each process, as sums that are added in another order have other last digits.
-        sums = None if self.sums is None else self.accelerator.gather(self._to_device(self.sums[None])).cpu()
+        sums = self.measured.sums
+        sums = None if sums is None else self.accelerator.gather(self._to_device(sums[None])).cpu()
         return {
             "history": [asdict(record) for record in self.history],
             "times": [asdict(record) for record in self.times],
@@ -194,7 +199,7 @@ class Trainer:
         self.history = [EpochRecord(**record) for record in state["history"]]
         self.times = [EpochTime(**record) for record in state["times"]]
         self.step, self.seconds = state["step"], state["seconds"]
-        self.sums = None if state["sums"] is None else state["sums"][self.accelerator.process_index]
+        self.measured.sums = None if state["sums"] is None else state["sums"][self.accelerator.process_index]
 
     def resume(self) -> None:
         """Continue after the newest undamaged checkpoint, if there is any."""
@@ -208,7 +213,7 @@ class Trainer:
         while len(self.history) < self.epochs:
             record = self._epoch(len(self.history))
             self.history.append(record)
-            self.sums, self.seconds = None, 0.0
+            self.measured.sums, self.seconds = None, 0.0
             if self.best is record and self.accelerator.is_main_process:
                 save_weights(self.evaluated, self.best_weights)
             self._checkpoint()
@@ -243,13 +248,13 @@ class Trainer:
         process, processes = self.accelerator.process_index, self.accelerator.num_processes
         rows = range(process, len(data), processes)  # type: ignore[arg-type]
         size = 1 if self.task.one_by_one else max(1, 4 * self.recipe.batch_size // processes)
-        sums = None
+        found = []
         with torch.no_grad(), self.accelerator.autocast():
             for batch in self._load(data, [list(rows[start : start + size]) for start in range(0, len(rows), size)]):
                 inputs, targets = self.task.inputs(batch, None)
                 outputs = self.task.predict(network, self._lay_out(inputs))
-                sums = _add(sums, _sums(self.task.measure(outputs, targets)).cpu())
-        return self._figures(sums)
+                found.append(sums_of(self.task.measure(outputs, targets)))
+        return self._figures(added(found))
 
     def _dead_units(self) -> dict[str, float]:
         """Percent of dead channels and parameters of the evaluated network; see `EpochRecord`."""
@@ -266,6 +271,7 @@ class Trainer:
         return dead_units(self.evaluated, batches(), self.task.loss).summarise()
 
     def _checkpoint(self) -> None:
+        self.measured.read()  # before a network that has diverged is kept
         write_checkpoint(self.accelerator, self.checkpoints, self.step)
 
     def _epoch(self, epoch: int) -> EpochRecord:
@@ -275,13 +281,16 @@ class Trainer:
         first, end = self.step - start, min(self.batches.steps, self.total_steps - start)
         with EpochProgress(f"epoch {epoch + 1}/{self.epochs}", end, first, self.progress, self.task.samples) as bar:
             for _ in self.steps(epoch, first, end):
-                bar.advance(lambda: self._figures(self.sums, everywhere=False), self.recipe.batch_size)
+                bar.advance(lambda: self._figures(self.measured.sums, everywhere=False), self.recipe.batch_size)
                 if self.step % self.checkpoint_steps == 0 and self.step < start + end:
                     self.seconds = time.perf_counter() - started
                     self._checkpoint()
+        self.measured.read()  # a GPU may be behind
         speed = end * self.recipe.batch_size / (time.perf_counter() - started)
         lr = float(self.schedule.get_last_lr()[0])
-        record = EpochRecord(epoch, lr, self._figures(self.sums), self.evaluate(self.val_data), self._dead_units())
+        record = EpochRecord(
+            epoch, lr, self._figures(self.measured.sums), self.evaluate(self.val_data), self._dead_units()
+        )
         self.times.append(EpochTime(time.perf_counter() - started, speed))
         return record
 
@@ -293,13 +302,13 @@ class Trainer:
         for part, batch in zip(parts, self._load(self.train_data, [p.indices for p in parts]), strict=True):
             if side:
                 batch = (resize(batch[0], side), *batch[1:])
-            self.sums = _add(self.sums, self._part(epoch, part, batch))
+            self._part(epoch, part, batch)
             if part.last:
                 self._optimizer_step()
                 yield
 
-    def _part(self, epoch: int, part: Part, batch: tuple[Tensor, ...]) -> Tensor:
-        """Add the gradients of one part of a step; returns the sums of what the task measured, and their count."""
+    def _part(self, epoch: int, part: Part, batch: tuple[Tensor, ...]) -> None:
+        """Add the gradients of one part of a step, and what the task measured."""
         seed = stream(self.recipe.seed, epoch, part.step)
         # Whatever the network draws (dropout, stochastic depth), it draws again after a resume.
         torch.manual_seed(stream(seed, part.rows.start))
@@ -307,23 +316,22 @@ class Trainer:
         inputs, targets = self.task.inputs(batch, random)
         # Processes exchange gradients once a step, in its last part.
         with nullcontext() if part.last else self.accelerator.no_sync(self.model):
-            outputs = self.model(self._lay_out(inputs))
-            loss = self.task.loss(outputs, targets)
-            # Means over parts of unequal size weigh by their share; gradients are averaged over processes.
-            share = len(part.indices) / self.recipe.batch_size * self.accelerator.num_processes
-            self.accelerator.backward(loss * share)
-        # Both come to the CPU at once, as a GPU has to finish for that.
-        found = torch.cat([_sums(self.task.measure(outputs.detach(), targets)), loss.detach()[None]]).cpu()
-        if not found[-1].isfinite():
-            raise DivergedError(
-                f"The loss is not finite in epoch {epoch + 1}, step {part.step + 1} "
-                f"(lr {self.schedule.get_last_lr()[0]:.3g}): give a smaller --lr, or mixed_precision 'no'."
-            )
-        return found[:-1]
+            sums, loss = (self.graphs or self._passes)(self._lay_out(inputs), targets)
+        self.measured.add(sums, loss, epoch, part.step, float(self.schedule.get_last_lr()[0]))
+
+    def _passes(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Forward and backward; the sums of what the task measured, and the loss."""
+        outputs = self.model(inputs)
+        loss = self.task.loss(outputs, targets)
+        # Means over parts of unequal size weigh by their share; gradients are averaged over processes.
+        share = len(inputs) / self.recipe.batch_size * self.accelerator.num_processes
+        self.accelerator.backward(loss * share)
+        return sums_of(self.task.measure(outputs.detach(), targets)), loss.detach()
 
     def _optimizer_step(self) -> None:
         self.optimizer.step()
-        self.optimizer.zero_grad()
+        if not self.graphs:  # which write gradients anew, and where they were
+            self.optimizer.zero_grad()
         if not self.accelerator.optimizer_step_was_skipped:
             self.schedule.step()
         self.step += 1
@@ -332,7 +340,12 @@ class Trainer:
 
     def _load(self, data: Dataset[Any], batches: list[list[int]]) -> Iterator[tuple[Tensor, ...]]:
         """The batches of these rows, on this process's device."""
-        loader = DataLoader(data, batch_sampler=batches, collate_fn=_as_it_is, num_workers=self.workers)
+        if data is self.train_data and self.device_data is not None:
+            return self.device_data.batches(batches)
+        on_gpu = self.accelerator.device.type == "cuda"
+        loader = DataLoader(
+            data, batch_sampler=batches, collate_fn=_as_it_is, num_workers=self.workers, pin_memory=on_gpu
+        )
         return (send_to_device(batch, self.accelerator.device, non_blocking=True) for batch in loader)
 
     def _lay_out(self, inputs: Tensor) -> Tensor:
@@ -349,16 +362,6 @@ class Trainer:
             sums = self.accelerator.reduce(self._to_device(sums), "sum")
         *totals, count = sums.tolist()
         return self.task.summarise([total / count for total in totals])
-
-
-def _sums(measured: Tensor) -> Tensor:
-    """Sums over the samples of a batch, and their count."""
-    return torch.cat([measured.sum(0), measured.new_full((1,), len(measured))])  # filled where it is: no copy to a GPU
-
-
-def _add(sums: Tensor | None, fresh: Tensor) -> Tensor:
-    """Running sums, in float64 (on the CPU, as not every device has it)."""
-    return fresh.double() if sums is None else sums + fresh
 
 
 def _as_it_is(batch: Any) -> Any:

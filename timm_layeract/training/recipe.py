@@ -19,6 +19,7 @@ __all__ = ["RATES", "SEEDS", "TEXT_KEYS", "Recipe", "list_recipes", "load_recipe
 RECIPES = Path(__file__).parent / "recipes"
 SEEDS = Bounds(0, 2**32 - 1)  # what every library takes
 RATES = Bounds(above=0, most=1e30)  # what a float32 weight can be moved by
+HOW_KEYS = ("cuda_graph", "data_on_device")  # which leave the outcome as it is
 TEXT_KEYS = ("vocab_size", "max_tokens")  # of recipes for texts only
 
 _COUNT, _FRACTION, _SIDE = Bounds(1, 10**9), Bounds(0, below=1), Bounds(1, 2**16)
@@ -86,6 +87,10 @@ class Recipe:
         vocab_size: Tokens that words of texts become, the most frequent of the training texts; None for all there are.
         max_tokens: Tokens that a text is cut to, its first; None for whole texts.
         validation_fraction: Share of the training images held out to choose the best epoch.
+        cuda_graph: Replay forward and backward pass as a CUDA graph. Like the next key it says how, and not what: the
+            run is the same, and no part of results.
+        data_on_device: Keep training images on the GPU, where batches are cut: ``true``, ``false``, or ``auto``, if
+            they are in memory and leave the network room.
     """
 
     name: str = "custom"
@@ -121,6 +126,8 @@ class Recipe:
     vocab_size: int | None = None
     max_tokens: int | None = None
     validation_fraction: float = 0.1
+    cuda_graph: bool = False
+    data_on_device: Literal["auto", "true", "false"] = "auto"
 
     def __post_init__(self) -> None:
         """Refuse values that no run can have."""
@@ -153,8 +160,9 @@ class Recipe:
             raise UserError(f"Recipe {self.name}: {asked[0]} is not for {task}; set it to 0, null, false, none or [].")
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as JSON holds them in results; `recipe_from_dict` reads them back."""
-        return json.loads(json.dumps(dataclasses.asdict(self)))
+        """Plain values of what decides the outcome, as JSON holds them; `recipe_from_dict` reads them back."""
+        values = {key: value for key, value in dataclasses.asdict(self).items() if key not in HOW_KEYS}
+        return json.loads(json.dumps(values))
 
 
 def list_recipes() -> list[str]:
@@ -237,6 +245,8 @@ def _as_kind(value: Any, kind: Any, where: str) -> Any:
         # YAML reads a bare `no` as False.
         if value is False and "no" in arguments:
             return "no"
+        if isinstance(value, bool) and str(value).lower() in arguments:
+            return str(value).lower()
         raise UserError(f"{where} must be one of {', '.join(arguments)}, got {shortened(value)}.")
     if origin is types.UnionType:
         return None if value is None else _as_kind(value, arguments[0], where)
