@@ -1,6 +1,7 @@
 """Saving and loading with the activation fingerprint, and the weights that ship with the package."""
 
 import hashlib
+import itertools
 import json
 from pathlib import Path
 
@@ -77,7 +78,8 @@ def test_a_swapped_model_is_saved_under_the_name_that_describes_it(tmp_path: Pat
 
 def test_a_swapped_model_that_no_name_describes_is_refused(tmp_path: Path) -> None:
     model = timm.create_model("resnet18", num_classes=10)
-    replace_relu(model, lambda: timm_layeract.LASiLU(alpha=0.05))
+    various = itertools.count(1)
+    replace_relu(model, lambda: timm_layeract.LASiLU(alpha=0.01 * next(various)))
     with pytest.raises(UserError, match=r"resnet18 would come back with other activations, at 17 site.*act_layer=NAME"):
         save_pretrained(model, tmp_path / "new")
     assert not (tmp_path / "new").exists()

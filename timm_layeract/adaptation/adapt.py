@@ -32,6 +32,7 @@ from ..errors import UserError
 from ..models.text_rcnn import TextRCNN
 from ..models.unet_layeract import UNet, UNetPlusPlus
 from ..networks import load_network
+from ..registry import with_alpha
 from ..training.engine import Trainer, process_state
 from ..training.folder import PICTURE, check_output
 from ..training.options import ADAPTATION, Adaptation, Execution, RunOptions
@@ -72,9 +73,10 @@ def adapt(
         recipe: Of the fine-tuning, one of ours or a YAML file; ``adapt``, or ``adapt_segmentation`` of a segmentation
             network, if None.
         data_name: What the data is called in results; the last part of `data` if None.
-        **options: Fields of `training.options.Adaptation` (``distill``, ``unlabelled``, ``statistics_batches``) and
-            `Execution` (``resume``, ``workers``, ``progress``, ...), and other values for keys of the recipe
-            (``epochs``, 3 if left out, of which 0 stops after the statistics; ``lr``, ``batch_size``, ``seed``, ...).
+        **options: ``alpha``, of a LayerAct, instead of its own; fields of `training.options.Adaptation` (``distill``,
+            ``unlabelled``, ``statistics_batches``) and `Execution` (``resume``, ``workers``, ``progress``, ...); and
+            other values for keys of the recipe (``epochs``, 3 if left out, of which 0 stops after the statistics;
+            ``lr``, ``batch_size``, ``seed``, ...).
 
     Returns:
         The new network, in evaluation mode: of the registered architecture where there is one.
@@ -87,6 +89,8 @@ def adapt(
     def take(kind: type) -> dict[str, Any]:
         return {field.name: options.pop(field.name) for field in dataclasses.fields(kind) if field.name in options}
 
+    alpha = options.pop("alpha", None)
+    to = to if alpha is None else with_alpha(to, alpha)
     adaptation, execution = Adaptation(to=to, **take(Adaptation)), Execution(**take(Execution))
     called = data_name or (dataset_name(data) if isinstance(data, str) else "data")
     folder = None if output is None else Path(output)
@@ -101,6 +105,9 @@ def adapt_by_options(
     model: str, adaptation: Adaptation, options: RunOptions, output: Path, execution: Execution
 ) -> nn.Module:
     """`adapt`, as the command line asks for it."""
+
+    if options.alpha is not None:
+        adaptation = dataclasses.replace(adaptation, to=with_alpha(adaptation.to, options.alpha))
 
     def choose(kind: str) -> Recipe:
         return options.load_recipe({"classification": ADAPTATION[kind]})

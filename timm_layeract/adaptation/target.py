@@ -10,6 +10,7 @@ from torch import nn
 from ..checkpoints.fingerprint import activation_fingerprint, fingerprint_mismatches
 from ..checkpoints.save import is_smp, without_records
 from ..errors import UserError
+from ..layers import alphas
 from ..registry import activation_factory
 from ..swap import swap_activations
 
@@ -25,7 +26,7 @@ def target_network(model: nn.Module, to: str) -> nn.Module:
 
     Args:
         model: timm's or SMP's, left as it is.
-        to: Registered activation.
+        to: Registered activation, with an alpha of its own if need be (``lasilu(alpha=0.01)``).
 
     Raises:
         UserError: An unknown activation, one with parameters of its own, a network that has nothing to swap or runs
@@ -56,8 +57,12 @@ def _timm(model: nn.Module, to: str, swapped: nn.Module) -> nn.Module:
     cfg: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
     own = cfg["architecture"]
     args = without_records(get_model_args(model))
-    registered = f"{own}_{to}"
+    args.pop("alpha", None)  # of the activation that goes
+    base, is_changed, _ = to.partition("(")
+    registered = f"{own}_{base}"
     named = registered if timm.is_model(registered) else own
+    if named == registered and is_changed:
+        args["alpha"] = next(iter(alphas(swapped)))
     try:
         built = timm.create_model(named, **(args if named == registered else {**args, "act_layer": to}))
     except (TypeError, ValueError):  # takes no act_layer

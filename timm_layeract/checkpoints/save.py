@@ -4,7 +4,7 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from .._utils.files import write_whole
 from ..errors import UserError
-from ..registry import list_activations
+from ..layers import LayerAct, alphas
+from ..registry import activation_factory, activation_name, list_activations, with_alpha
 from .fingerprint import Fingerprint, activation_fingerprint, fingerprint_mismatches, parse_fingerprint
 from .manifest import HUB_FILE, SMP_CONFIG, WEIGHTS_DIR, read_manifest, write_manifest
 
@@ -153,22 +154,44 @@ def _rebuild(model: nn.Module) -> nn.Module:
     source_cfg: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
     own = source_cfg["architecture"]
     args = without_records(get_model_args(model))
-    ours = [f"{own}_{activation}" for activation in list_activations()]
+    if callable(args.get("act_layer")):  # which no config can hold
+        args["act_layer"] = activation_name(args["act_layer"])
     wanted = activation_fingerprint(model)
-    for architecture in (own, *filter(timm.is_model, ours)):
+    for architecture, arguments in _descriptions(own, args, alphas(model)):
         with torch.device("meta"):
-            built = timm.create_model(architecture, **args)
+            built = timm.create_model(architecture, **arguments)
         if activation_fingerprint(built) == wanted:
             built.load_state_dict(model.state_dict(), strict=True, assign=True)
             built.pretrained_cfg = {**source_cfg, "architecture": architecture}  # type: ignore[assignment]
             return built
-        if architecture == own:
+        if architecture == own and arguments == args:
             mismatches = fingerprint_mismatches(activation_fingerprint(built), wanted)
     raise UserError(
         f"{own} would come back with other activations, at {len(mismatches)} site(s), first {mismatches[0]}. "
         f"Build it with the activation in its name (timm.list_models('*lasilu*')) or as "
         f"create_model({own!r}, act_layer=NAME) with a registered name, load these weights into it and save that."
     )
+
+
+def _descriptions(own: str, args: dict[str, Any], found: set[float]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Architectures and arguments that may describe a network: its own first, then with the alpha that was found."""
+    ours = [name for name in (f"{own}_{activation}" for activation in list_activations()) if timm.is_model(name)]
+    yield from ((name, args) for name in (own, *ours))
+    if len(found) != 1:
+        return
+    (alpha,) = found
+    act_layer = args.get("act_layer")
+    if isinstance(act_layer, str) and isinstance(activation_factory(act_layer)(), LayerAct):
+        yield own, {**args, "act_layer": with_alpha(act_layer, alpha)}
+    yield from ((name, {**args, "alpha": alpha}) for name in (own, *ours) if _has_layer_act(name))
+
+
+def _has_layer_act(architecture: str) -> bool:
+    """Whether an architecture is one of ours that runs LayerAct by itself, and so takes `alpha`."""
+    if not timm.models.model_entrypoint(architecture).__module__.startswith(__package__.split(".")[0]):
+        return False
+    with torch.device("meta"):
+        return bool(alphas(timm.create_model(architecture)))
 
 
 def embed_checkpoint(model: nn.Module, tag: str, entry: dict[str, Any], directory: Path = WEIGHTS_DIR) -> str:
@@ -188,6 +211,8 @@ def embed_checkpoint(model: nn.Module, tag: str, entry: dict[str, Any], director
     """
     of_smp: dict[str, Any] = {SMP_CONFIG: model.embedded_config()} if is_smp(model) else {}  # type: ignore[operator]
     built = model if of_smp else _rebuild(model)
+    if "alpha" in get_model_args(built):
+        raise UserError("Weights ship for an architecture's own alpha alone; publish these by save_pretrained.")
     cfg: dict[str, Any] = built.pretrained_cfg  # type: ignore[assignment]
     name = embedded_name(built, tag)
     path = directory / f"{name}.safetensors"

@@ -35,7 +35,7 @@ def train(
     """
     from ..training.start import Start
 
-    _train(Start(model, num_classes=num_classes), options, TRAINING, execution, output, dry_run)
+    _train(Start(model, num_classes=num_classes, alpha=options.alpha), options, TRAINING, execution, output, dry_run)
 
 
 @with_options()
@@ -54,7 +54,7 @@ def finetune(
     """
     from ..training.start import Start
 
-    _train(Start(model, pretrained=True), options, FINE_TUNING, execution, output, dry_run)
+    _train(Start(model, pretrained=True, alpha=options.alpha), options, FINE_TUNING, execution, output, dry_run)
 
 
 @with_options("seed", "resume")
@@ -85,6 +85,7 @@ def sweep(
     """
     import timm_layeract  # noqa: F401  (registers the models)
 
+    from ..training.start import Start
     from ..training.sweep import forecast, plan, read_queue
     from ..training.sweep import sweep as run
 
@@ -95,7 +96,8 @@ def sweep(
     else:
         numbers = parse_numbers("--seeds", seeds or "11,22,33")
         recipe = options.load_recipe(TRAINING)
-        planned = plan(models or (), numbers, recipe, options.data, output, options.data_name)
+        starts = [Start(model, alpha=options.alpha) for model in models or ()]
+        planned = plan(starts, numbers, recipe, options.data, output, options.data_name)
     if dry_run:
         for name, recipe_name, time in forecast(planned, execution):
             typer.echo(f"{name:40} {recipe_name:20} {time}")

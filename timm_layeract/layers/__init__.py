@@ -1,5 +1,6 @@
 """Layers: nn.Modules, each a thin skin over `timm_layeract.functional` and `timm_layeract.kernels`."""
 
+from .alpha import alphas, set_alpha
 from .batch_norm_act import BatchNormLayerAct2d
 from .channel_norms import IEBN2d, SwitchNorm2d
 from .decorrelated_norm import DecorrelatedBatchNorm2d
@@ -21,4 +22,6 @@ __all__ = [
     "NormalizedAct",
     "SwitchNorm2d",
     "UnbiasedLayerAct",
+    "alphas",
+    "set_alpha",
 ]

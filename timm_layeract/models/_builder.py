@@ -23,6 +23,7 @@ from ..checkpoints.manifest import pretrained_cfgs, read_manifest
 from ..checkpoints.save import stored_fingerprint
 from ..errors import UserError, did_you_mean
 from ..fuse import fuse
+from ..layers import set_alpha
 from ..registry import list_activations
 from ..swap import swap_activations
 from ._compatibility import warn_of_norms
@@ -69,6 +70,7 @@ def build(
     activations: Mapping[str, str] | None = None,
     fused: bool = True,
     normalized_act: str | None = None,
+    alpha: float | None = None,
     **kwargs: Any,
 ) -> nn.Module:
     """timm's `build_model_with_cfg`, refusing weights that are damaged or were saved with other activations.
@@ -81,10 +83,12 @@ def build(
         fused: Run BatchNorm and LayerAct in one pass, see `fuse`.
         normalized_act: Name of a normalized activation for the places that its paper gives it (``nrelu``); the others,
             behind residual additions, run `act_layer`.
+        alpha: Of the LayerActs, instead of the architecture's own (saved with the model).
         **kwargs: Everything timm takes: ``num_classes``, ``in_chans``, ``features_only``, ``act_layer``, ...
 
     Raises:
-        UserError: ``features_only`` of a network without feature maps; `pretrained` of one without trained weights.
+        UserError: ``features_only`` of a network without feature maps; `alpha` of one without LayerAct; `pretrained` of
+            one without trained weights.
     """
 
     weights = None
@@ -110,6 +114,8 @@ def build(
         if normalized_act is not None:
             plain: tuple[str, ...] = model.plain_sites  # type: ignore[assignment]
             swap_activations(model, normalized_act, exclude=plain, placement="normalized")
+        if alpha is not None:
+            set_alpha(model, alpha)
         return model
 
     model = build_model_with_cfg(construct, variant, pretrained, pretrained_filter_fn=check, **kwargs)

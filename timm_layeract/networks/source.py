@@ -105,15 +105,27 @@ class Source:
         """Its architecture, and (H, W) that it is made for; (0, 0) where its data keeps its own sizes."""
         if self.kind == "smp":
             return self.name, (0, 0)
-        if self.kind == "function":
-            config: dict[str, Any] = getattr(self._from_function(), "pretrained_cfg", {})
-        else:
-            with torch.device("meta"):  # without memory
-                config = self._create().pretrained_cfg  # type: ignore[assignment]
+        config: dict[str, Any] = getattr(self.sketch(), "pretrained_cfg", {})
         if "architecture" not in config:
             raise UserError(f"{self.name} was not made by timm, so nothing says what its inputs are.")
         height, width = config["input_size"][1:]
         return config["architecture"], (height, width)
+
+    def sketch(self) -> nn.Module:
+        """The network without memory for its weights, where a library makes it; a function's as it is.
+
+        Raises:
+            UserError: It is one of SMP's.
+        """
+        if self.kind == "smp":
+            raise UserError(
+                f"{self.name} takes its activations by name: timm_layeract.smp.create_model("
+                f"decoder_activation='lasilu(alpha=0.01)')."
+            )
+        if self.kind == "function":
+            return self._from_function()
+        with torch.device("meta"):
+            return self._create()
 
     def check_weights(self) -> None:
         """Refuse (UserError) a timm name that has no weights."""

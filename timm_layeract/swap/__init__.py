@@ -4,6 +4,7 @@
 called as functions.
 """
 
-from .swap import SwapEntry, SwapReport, swap_activations
+from .report import SwapEntry, SwapReport
+from .swap import swap_activations
 
 __all__ = ["SwapEntry", "SwapReport", "swap_activations"]

@@ -7,8 +7,7 @@ import difflib
 import fnmatch
 import inspect
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable
 from typing import Literal
 
 from timm.models._input import update_model_args
@@ -17,73 +16,14 @@ from torch import nn
 from ..checkpoints.fingerprint import describe_activation
 from ..checkpoints.save import FINGERPRINT_KEY, SWAP_MARK
 from ..layers import NormalizedAct
-from ..registry import ActivationFactory, activation_factory
+from ..registry import ActivationFactory, activation_factory, with_alpha
 from .dataflow import DataFlow
 from .placement import add_buffer_norm, check_placement, choose_places, find_head, remove_affine
+from .report import SwapEntry, SwapReport
 from .sites import Selection, Site, Wanted, find_sites
 from .traced_methods import Source, UntraceableError, rewritten_class
 
 __all__ = ["SwapEntry", "SwapReport", "swap_activations"]
-
-
-@dataclass(frozen=True)
-class SwapEntry:
-    """One activation of the model: where it is, what it was, and what it became or why it was left alone.
-
-    Attributes:
-        path: Module path; for a function call, the path of the child module that replaces it (or of the method).
-        old: The activation that was found.
-        new: The activation now in its place; None where it was left alone.
-        reason: Why it was left alone; None where it was swapped.
-    """
-
-    path: str
-    old: str
-    new: str | None = None
-    reason: str | None = None
-
-
-@dataclass(frozen=True)
-class SwapReport:
-    """What `swap_activations` found: one `SwapEntry` for each activation, in the order of the model's modules.
-
-    Prints as a table; iterates over, and has the length of, its entries.
-
-    Attributes:
-        entries: The activations.
-        without_affine: BatchNorms that lost their affine parameters, by path (``placement="normalized"``).
-        buffered: Head that a BatchNorm was put before, by path; None for none.
-    """
-
-    entries: tuple[SwapEntry, ...]
-    without_affine: tuple[str, ...] = ()
-    buffered: str | None = None
-
-    @property
-    def swapped(self) -> tuple[SwapEntry, ...]:
-        """The entries that were replaced."""
-        return tuple(entry for entry in self.entries if entry.new is not None)
-
-    @property
-    def left_alone(self) -> tuple[SwapEntry, ...]:
-        """The entries that were not, each with its reason."""
-        return tuple(entry for entry in self.entries if entry.new is None)
-
-    def __len__(self) -> int:
-        return len(self.entries)
-
-    def __iter__(self) -> Iterator[SwapEntry]:
-        return iter(self.entries)
-
-    def __str__(self) -> str:
-        rows = [("path", "old", "new")]
-        rows += [(e.path, e.old, e.new if e.new is not None else f"left alone: {e.reason}") for e in self.entries]
-        widths = [max(len(row[column]) for row in rows) for column in range(2)]
-        lines = [f"{path:{widths[0]}}  {old:{widths[1]}}  {new}" for path, old, new in rows]
-        lines.append(f"{len(self.swapped)} swapped, {len(self.left_alone)} left alone")
-        if self.without_affine:
-            lines.append(f"affine removed from {len(self.without_affine)} BatchNorms: {', '.join(self.without_affine)}")
-        return "\n".join([*lines, *([f"BatchNorm put before {self.buffered}"] if self.buffered else [])])
 
 
 class SwappedActivations:
@@ -101,6 +41,7 @@ def swap_activations(
     model: nn.Module,
     to: str | ActivationFactory,
     *,
+    alpha: float | None = None,
     source: Wanted | Iterable[Wanted] | None = None,
     include: str | Iterable[str] | None = None,
     exclude: str | Iterable[str] | None = None,
@@ -119,12 +60,13 @@ def swap_activations(
     statistics need one for each call (``relu_1``, ``relu_2``, ...). ``inplace`` is kept where `to` takes it.
     The parameters of a replaced PReLU go away: give the optimizer the new ones.
 
-    A swapped stock timm or segmentation_models_pytorch model refuses to be saved by its library, whose config would
-    bring the old activations back. Build with ``act_layer=`` instead, or pick an architecture that has them.
+    A swapped stock timm or SMP model refuses to be saved by its library, whose config would bring the old activations
+    back: build with ``act_layer=``, or pick an architecture that has them.
 
     Args:
         model: Any network.
         to: Name of an activation (of this package's or timm's), or a class or callable that returns a module.
+        alpha: Of a LayerAct by name, instead of its own.
         source: What to replace: names, or classes (matched with isinstance), one or several. By default every hidden
             elementwise activation (ReLU, PReLU, SiLU, GELU, Hardswish, LayerAct, ...), and no gates (sigmoid,
             hardsigmoid, tanh, softmax) or activations of output heads.
@@ -146,6 +88,10 @@ def swap_activations(
             any error.
         TypeError: `to` does not make modules.
     """
+    if alpha is not None:
+        if not isinstance(to, str):
+            raise ValueError("alpha goes with the name of an activation; a class or callable has its own.")
+        to = with_alpha(to, alpha)
     factory = activation_factory(to) if isinstance(to, str) else to
     normalized = isinstance(factory(), NormalizedAct)
     check_placement(placement, buffer_norm, normalized)

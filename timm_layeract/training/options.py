@@ -60,6 +60,10 @@ class RunOptions:
     batch_size: Annotated[
         int | None, Option("Samples in one optimizer step over all processes.", bounds=Bounds(1, 10**6))
     ] = None
+    alpha: Annotated[
+        float | None,
+        Option("Added to the variance in LayerAct, instead of the network's own.", bounds=Bounds(above=0, most=1e6)),
+    ] = None
     seed: Annotated[
         int | None,
         Option("Seed of initialisation, held-out images, order, augmentation.", bounds=SEEDS),

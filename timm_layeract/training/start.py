@@ -6,6 +6,7 @@ from torch import nn
 
 from ..data.sources import Split
 from ..errors import UserError
+from ..layers import set_alpha
 from ..networks import Source, parse_source
 from .recipe import Recipe
 from .tasks import TASKS
@@ -22,11 +23,13 @@ class Start:
         name: In the grammar of `networks.source`.
         pretrained: Start from the network's weights, with a new head where the classes differ in number.
         num_classes: Outputs of the head; the data's number of classes if None.
+        alpha: Of its LayerActs, instead of its own.
     """
 
     name: str
     pretrained: bool = False
     num_classes: int | None = None
+    alpha: float | None = None
 
     @property
     def weights(self) -> str | None:
@@ -45,10 +48,16 @@ class Start:
         check_reads_text(self.source.describe()[0], recipe, self.pretrained)
         if self.pretrained:
             self.source.check_weights()
+        if self.alpha is not None:
+            set_alpha(self.source.sketch(), self.alpha)
 
     def create(self, recipe: Recipe, split: Split) -> nn.Module:
         """The network for training data; its weights are drawn from torch's random numbers as they stand."""
         classes = self.num_classes or len(split.classes)
         if self.pretrained:
-            return self.source.load(classes)
-        return self.source.create(classes, **TASKS[recipe.task].network_args(split))
+            network = self.source.load(classes)
+        else:
+            network = self.source.create(classes, **TASKS[recipe.task].network_args(split))
+        if self.alpha is not None:
+            set_alpha(network, self.alpha)
+        return network

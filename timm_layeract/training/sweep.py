@@ -55,22 +55,28 @@ def run_folder(folder: Path, model: str, seed: int) -> Path:
 
 
 def plan(
-    models: Sequence[str], seeds: Sequence[int], recipe: Recipe, data: str, folder: Path, data_name: str | None = None
+    models: Sequence[Start | str],
+    seeds: Sequence[int],
+    recipe: Recipe,
+    data: str,
+    folder: Path,
+    data_name: str | None = None,
 ) -> list[PlannedRun]:
     """The runs of these models with these seeds, all models with their first seed before any with its second.
 
     Args:
-        models: Names, as of `train`.
+        models: As of `train`.
         seeds: Each in the place of the recipe's.
         recipe: Of all runs.
         data: As of `train`.
         folder: Of the runs' folders, see `run_folder`.
         data_name: As of `train`.
     """
+    starts = [Start(model) if isinstance(model, str) else model for model in models]
     return [
-        PlannedRun(run_folder(folder, model, seed), Start(model), recipe.replace(seed=seed), data, data_name)
+        PlannedRun(run_folder(folder, start.name, seed), start, recipe.replace(seed=seed), data, data_name)
         for seed in seeds
-        for model in models
+        for start in starts
     ]
 
 
@@ -131,10 +137,9 @@ def _entry_runs(entry: Any, options: RunOptions, folder: Path) -> list[PlannedRu
     seeds = entry.get("seeds", [recipe.seed])
     if not isinstance(seeds, list) or not seeds or not all(type(seed) is int and SEEDS.hold(seed) for seed in seeds):
         raise UserError(f"seeds must be a list of whole numbers {SEEDS}, got {shortened(seeds)}.")
+    start = Start(model, pretrained, alpha=own.alpha)
     return [
-        PlannedRun(
-            run_folder(folder, name, seed), Start(model, pretrained), recipe.replace(seed=seed), own.data, own.data_name
-        )
+        PlannedRun(run_folder(folder, name, seed), start, recipe.replace(seed=seed), own.data, own.data_name)
         for seed in seeds
     ]
 
