@@ -86,6 +86,16 @@ def test_recomputed_derivatives_of_every_kind() -> None:
     torch.testing.assert_close(batched[:, 0], alone)
 
 
+@pytest.mark.usefixtures("uncompiled")
+@pytest.mark.parametrize("backend", ["compiled", "composite"])
+def test_a_gradient_keeps_no_graph_of_its_own(backend: str) -> None:
+    x = torch.randn(2, 3, 4, requires_grad=True)
+    with kernels.use_backend(backend):  # type: ignore[arg-type]
+        (grad,) = torch.autograd.grad(LF.la_silu(x).sum(), x)
+    assert not grad.requires_grad
+    assert grad.grad_fn is None
+
+
 def test_recomputed_under_autocast_as_it_was_computed() -> None:
     def once(function: object) -> list[Tensor]:
         x = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0)).bfloat16().requires_grad_()

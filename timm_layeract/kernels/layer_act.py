@@ -90,20 +90,22 @@ class _RecomputedLayerAct(torch.autograd.Function):
         device, dtype, enabled = ctx.autocast
         assert x is not None
         with torch.enable_grad(), torch.autocast(device, dtype, enabled):
-            return _composite_gradient(x, weight, bias, g, ctx.scale, ctx.alpha)
+            return _composite_gradient(x, weight, bias, g, ctx.scale, ctx.alpha, again)
 
 
 def _composite_gradient(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, g: Tensor, scale: str, alpha: float
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, g: Tensor, scale: str, alpha: float, again: bool = True
 ) -> tuple[Tensor | None, ...]:
-    """The same gradient by differentiable operations: of x, scale, alpha, weight and bias."""
+    """The same gradient by torch operations, to be differentiated if `again`: of x, scale, alpha, weight and bias."""
     y = composite.layer_act(x, scale, alpha, weight, bias)
-    dx, dweight, dbias = differentiable_gradients(y, [x, weight, bias], g)
+    dx, dweight, dbias = differentiable_gradients(y, [x, weight, bias], g, again)
     return dx, None, None, dweight, dbias
 
 
-def differentiable_gradients(y: Tensor, tensors: list[Tensor | None], g: Tensor) -> list[Tensor | None]:
-    """Gradients of those of `tensors` that need one, to be differentiated again; None for the others."""
+def differentiable_gradients(
+    y: Tensor, tensors: list[Tensor | None], g: Tensor, again: bool = True
+) -> list[Tensor | None]:
+    """Gradients of those of `tensors` that need one, to be differentiated if `again`; None for the others."""
     inputs = [t for t in tensors if t is not None and t.requires_grad]
-    found = iter(torch.autograd.grad(y, inputs, g, create_graph=True))
+    found = iter(torch.autograd.grad(y, inputs, g, create_graph=again))
     return [next(found) if t is not None and t.requires_grad else None for t in tensors]
