@@ -45,12 +45,9 @@ def launch(which: str, x: Tensor, programs: int, warps: int, *arguments: Any) ->
         getattr(kernels, which)[(programs,)](*arguments, num_warps=warps)
 
 
-def counters(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Zeros to count with: programs that are done with each sample; and a queue, with two and one a sample."""
-    n = x.shape[0]
-    samples = -(-n // 4) * 4  # tensors that begin at multiples of 16 bytes have one program
-    both = torch.zeros(samples + n + 2, dtype=torch.int32, device=x.device)
-    return both, both[samples:]
+def counters(x: Tensor) -> Tensor:
+    """Zeros to count with: programs that are done with each sample, and a queue's: two, and one a sample."""
+    return torch.zeros(2 * x.shape[0] + 2, dtype=torch.int32, device=x.device)
 
 
 def either(tensor: Tensor | None, other: Tensor) -> Tensor:

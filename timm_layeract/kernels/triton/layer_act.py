@@ -26,7 +26,7 @@ def layer_act_forward(
     partial = torch.empty(3, n, rows.splits, device=x.device)
     launch(
         "forward_split", x, 2 * n * rows.splits, rows.warps,
-        x, y, stats, partial, counters(x)[1], n, rows.vectors, rows.blocks, rows.splits, _lag(x, 1), alpha,
+        x, y, stats, partial, counters(x), n, rows.vectors, rows.blocks, rows.splits, _lag(x, 1), alpha,
         hard, rows.align, rows.block, MOST_SHARES,
     )  # fmt: skip
     return y, stats
@@ -46,7 +46,7 @@ def layer_act_backward(
     partial = torch.empty(2, n, rows.splits, device=x.device)
     launch(
         "backward_split", x, 2 * n * rows.splits, rows.warps,
-        x, g, dx, stats, partial, counters(x)[1], n, rows.vectors, rows.blocks, rows.splits, _lag(x, 2),
+        x, g, dx, stats, partial, counters(x), n, rows.vectors, rows.blocks, rows.splits, _lag(x, 2),
         hard, rows.align, rows.block, MOST_SHARES,
     )  # fmt: skip
     return dx, None, None
@@ -61,11 +61,11 @@ def _affine_forward(
     x: Tensor, hard: bool, alpha: float, weight: Tensor | None, bias: Tensor | None, y: Tensor, stats: Tensor
 ) -> None:
     n, tiles = len(x), tiles_of(x)
-    arrived, queue = counters(x)
-    none = merged = stats_pass(x, None, tiles, arrived, LAYER)
+    count = counters(x)
+    none = merged = stats_pass(x, None, tiles, count, LAYER)
     launch(
         "value", x, n + tiles.programs, 4,
-        x, x, y, merged, none, stats, none, queue, *[none] * 8, either(weight, none), either(bias, none),
+        x, x, y, merged, none, stats, none, count, *[none] * 8, either(weight, none), either(bias, none),
         act_flags(weight, bias), 0.0, 0.0, 0.0, 0.0, alpha, *tiles.sizes, False, LAYER, hard, *tiles.compiled,
     )  # fmt: skip
 
@@ -74,13 +74,13 @@ def _affine_backward(
     x: Tensor, g: Tensor, stats: Tensor, hard: bool, weight: Tensor | None, bias: Tensor | None, dx: Tensor
 ) -> tuple[Tensor, Tensor]:
     c, tiles = x.shape[1], tiles_of(x)
-    (arrived, queue), flags = counters(x), act_flags(weight, bias)
+    count, flags = counters(x), act_flags(weight, bias)
     dw, db = torch.empty(1, c, device=x.device), torch.empty(1, c, device=x.device)
     w, b, none = either(weight, dw), either(bias, dw), dw
-    sums, pulls = sums_pass(x, None, g, none, stats, w, b, flags, tiles, arrived, LAYER, hard)
+    sums, pulls = sums_pass(x, None, g, none, stats, w, b, flags, tiles, count, LAYER, hard)
     launch(
         "gradient", x, -(-c // FEW) + tiles.programs, 4,
-        x, x, g, dx, x, none, stats, w, b, none, sums, pulls, none, queue, none, none, none, dw, db, flags,
+        x, x, g, dx, x, none, stats, w, b, none, sums, pulls, none, count, none, none, none, dw, db, flags,
         *tiles.sizes, False, LAYER, hard, *tiles.compiled,
     )  # fmt: skip
     return dw, db

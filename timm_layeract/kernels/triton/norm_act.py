@@ -44,11 +44,11 @@ def _parameters(norm: Any, none: Tensor) -> list[Tensor]:
 
 def norm_act_forward(
     x: Tensor, r: Tensor | None, own: Any, other: Any, hard: bool, alpha: float, w: Tensor | None, b: Tensor | None
-) -> tuple[Tensor, tuple[Tensor, ...]]:
+) -> tuple[Tensor, tuple[Tensor | None, ...]]:
     """As `cpu.norm_act_forward`; what it keeps is its own."""
     (n, c), tiles, form = x.shape[:2], tiles_of(x), NORM if r is None else NORM_ADD
-    arrived, queue = counters(x)
-    merged = stats_pass(x, r, tiles, arrived, form)
+    count = counters(x)
+    merged = stats_pass(x, r, tiles, count, form)
     y = torch.empty_like(x)
     channels, samples = torch.empty(9, c, device=x.device), torch.empty(2, n, device=x.device)
     kept = torch.empty(2 if r is None else 5, n, c, device=x.device)
@@ -56,11 +56,11 @@ def norm_act_forward(
     momenta = (0.0, 0.0) if other is None else (other.momentum, other.eps)
     launch(
         "value", x, -(-c // FEW) + n + tiles.programs, 4,
-        x, either(r, x), y, merged, channels, samples, kept, queue, *_parameters(own, channels),
+        x, either(r, x), y, merged, channels, samples, kept, count, *_parameters(own, channels),
         *_parameters(other, channels), either(w, channels), either(b, channels), flags, own.momentum, own.eps,
         *momenta, alpha, *tiles.sizes, False, form, hard, *tiles.compiled,
     )  # fmt: skip
-    return y, (channels, samples, kept, channels)
+    return y, (channels, samples, kept, None)
 
 
 def norm_act_backward(
@@ -70,17 +70,17 @@ def norm_act_backward(
     """As `cpu.norm_act_backward`."""
     channels, samples, kept, _ = saved
     c, tiles, form = x.shape[1], tiles_of(x), NORM if r is None else NORM_ADD
-    arrived, queue = counters(x)
+    count = counters(x)
     w, b = either(parameters[2], channels), either(parameters[3], channels)
     flags = act_flags(*parameters[2:4]) | _flags(own) | (_flags(other) << R_BITS)
-    sums, pulls = sums_pass(x, r, g, channels, samples, w, b, flags, tiles, arrived, form, hard)
+    sums, pulls = sums_pass(x, r, g, channels, samples, w, b, flags, tiles, count, form, hard)
     dx, dr = torch.empty_like(x), None if r is None else torch.empty_like(r)
     dweight, dbias, dw, db, dr_weight, dr_bias = (None if p is None else torch.empty_like(p) for p in parameters)
     of_dz = dr_bias if dbias is None else dbias  # the sum of dz is the gradient of either shift
     launch(
         "gradient", x, -(-c // FEW) + tiles.programs, 4,
         x, either(r, x), g, dx, either(dr, x), channels, samples, w, b, kept, sums, pulls,
-        torch.empty(4, c, device=x.device), queue, either(dweight, channels), either(of_dz, channels),
+        torch.empty(4, c, device=x.device), count, either(dweight, channels), either(of_dz, channels),
         either(dr_weight, channels), either(dw, channels), either(db, channels), flags, *tiles.sizes,
         False, form, hard, *tiles.compiled,
     )  # fmt: skip
@@ -91,7 +91,7 @@ def norm_act_backward(
 
 def norm_act_stats(x: Tensor, r: Tensor | None) -> Tensor:
     """As `cpu.norm_act_stats`."""
-    merged = stats_pass(x, r, tiles_of(x), counters(x)[0], NORM if r is None else NORM_ADD).double()
+    merged = stats_pass(x, r, tiles_of(x), counters(x), NORM if r is None else NORM_ADD).double()
     if r is None:
         zero = torch.zeros_like(merged[0])
         return torch.stack([merged[0] + merged[1], merged[2], zero, zero, zero])
@@ -103,7 +103,7 @@ def norm_act_value(x: Tensor, r: Tensor | None, hard: bool, channels: Tensor, sa
     tiles, y = tiles_of(x), torch.empty_like(x)
     launch(
         "value", x, tiles.programs, 4,
-        x, either(r, x), y, channels, channels, samples, channels, counters(x)[1], *[channels] * 8,
+        x, either(r, x), y, channels, channels, samples, channels, counters(x), *[channels] * 8,
         channels[5], channels[6],
         act_flags(x, x), 0.0, 0.0, 0.0, 0.0, 0.0, *tiles.sizes,
         True, NORM if r is None else NORM_ADD, hard, *tiles.compiled,
@@ -117,7 +117,7 @@ def norm_act_sums(
     """As `cpu.norm_act_sums`, but `norm_act_gradient` takes g itself: a GPU computes faster than it stores."""
     form = NORM if r is None else NORM_ADD
     sums, _ = sums_pass(
-        x, r, g, channels, samples, channels[5], channels[6], act_flags(x, x), tiles_of(x), counters(x)[0], form,
+        x, r, g, channels, samples, channels[5], channels[6], act_flags(x, x), tiles_of(x), counters(x), form,
         hard,
     )  # fmt: skip
     found = sums.double()
@@ -132,7 +132,7 @@ def norm_act_gradient(
     launch(
         "gradient", x, tiles.programs, 4,
         x, either(r, x), g, dx, either(dr, x), channels, samples, channels[5], channels[6], channels, channels,
-        samples[2:], channels[7:], counters(x)[1], *[channels] * 5, act_flags(x, x), *tiles.sizes,
+        samples[2:], channels[7:], counters(x), *[channels] * 5, act_flags(x, x), *tiles.sizes,
         True, NORM if r is None else NORM_ADD, hard, *tiles.compiled,
     )  # fmt: skip
     return dx, dr

@@ -124,15 +124,17 @@ def _load_z(x_at, r_at, at, mask, M, A, B, K, R, FORM: tl.constexpr):
 
 @triton.jit(do_not_specialize=[*SIZES, "momentum", "eps", "r_momentum", "r_eps", "alpha"])
 def value(
-    x_at, r_at, y_at, merged, channels, samples, kept, queue, weight, bias, mean, var, r_weight, r_bias, r_mean, r_var,
-    act_weight, act_bias, flags, momentum, eps, r_momentum, r_eps, alpha, N, C, VECTORS, SLOW, BLOCKS, SPLITS,
+    x_at, r_at, y_at, merged, channels, samples, kept, counters, weight, bias, mean, var, r_weight, r_bias, r_mean,
+    r_var, act_weight, act_bias, flags, momentum, eps, r_momentum, r_eps, alpha, N, C, VECTORS, SLOW, BLOCKS, SPLITS,
     ALONE: tl.constexpr, FORM: tl.constexpr, HARD: tl.constexpr, LAST: tl.constexpr, ALIGN: tl.constexpr,
     BLOCK_L: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
     """The activation. First items: coefficients of channels, then of samples; ALONE finds both in place.
 
-    queue: how many items are drawn, how many of channels are done, and whether each sample's is.
+    counters: behind those of `stats`, how many items are drawn, how many of channels are done, and whether each sample
+    is.
     """
+    queue = counters + N
     P = VECTORS * ALIGN * SLOW // C
     of_channels = 0
     if FORM != LAYER:
@@ -240,15 +242,16 @@ def _affine_backward(item, sums, samples, dact_weight, dact_bias, flags, N, C):
 
 @triton.jit(do_not_specialize=SIZES)
 def gradient(
-    x_at, r_at, g_at, dx_at, dr_at, channels, samples, act_weight, act_bias, kept, sums, pulls, through, queue,
+    x_at, r_at, g_at, dx_at, dr_at, channels, samples, act_weight, act_bias, kept, sums, pulls, through, counters,
     dweight, dbias, dr_weight, dact_weight, dact_bias, flags, N, C, VECTORS, SLOW, BLOCKS, SPLITS,
     ALONE: tl.constexpr, FORM: tl.constexpr, HARD: tl.constexpr, LAST: tl.constexpr, ALIGN: tl.constexpr,
     BLOCK_L: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
     """Gradients of x and r. First items: those of parameters, and what goes through batch statistics; not if ALONE.
 
-    queue: how many items are drawn, and how many of channels are done.
+    counters: behind those of `sums`, how many items are drawn, and how many of channels are done.
     """
+    queue = counters + N
     P = VECTORS * ALIGN * SLOW // C
     of_channels = tl.cdiv(C, FEW)
     item = tl.program_id(0) + of_channels if ALONE else draw(queue)
