@@ -23,7 +23,9 @@ import timm_layeract
 
 from .gpu_bars import Values, bars
 from .gpu_cases import FULL, PARTS, REHEARSAL, Sizes
+from .gpu_engine import engine
 
+PARTS = {**PARTS, "engine": engine}
 RESULTS = Path(__file__).parent / "results"
 FIELDS = ["case", "what", "value", "device", "torch", "kernels", "date"]
 MORE = 3  # exit code of a part of which cases are left

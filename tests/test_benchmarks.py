@@ -142,6 +142,8 @@ def test_gpu_cases_run_and_find_the_kernels_right(tmp_path: Path) -> None:
     cases = dict(gpu.PARTS["correct"](gpu.REHEARSAL))
     for name in [name for name in cases if "bfloat16 channels_last offset 100" in name]:
         assert cases[name]()["error"] < 3e-2
+    for case in dict(gpu.PARTS["engine"](gpu.REHEARSAL)).values():
+        assert case()["images a second"] > 0
     steps = dict(gpu.PARTS["steps"](gpu.REHEARSAL))
     assert steps["resnet18 2 x 32 px eager la_silu composite"]()["step"] > 0
     assert len(dict(gpu.PARTS["first_step"](gpu.REHEARSAL))) == 1
@@ -151,7 +153,7 @@ def test_gpu_cases_run_and_find_the_kernels_right(tmp_path: Path) -> None:
 def test_gpu_bars_name_cases_that_exist_and_miss_what_is_too_slow() -> None:
     cases = {(part, case) for part in gpu.PARTS for case, _ in gpu.PARTS[part](gpu.FULL)}
     whats = {"operations": ["forward", "forward + backward"], "steps": ["step", "peak bytes"]}
-    whats |= {"first_step": ["seconds"], "correct": ["error"]}
+    whats |= {"first_step": ["seconds"], "correct": ["error"], "engine": ["images a second"]}
     values = {(part, case, what): 1.0 for part, case in cases for what in whats[part]}
     found = list(gpu.bars(values))
     assert all(value is not None for _, value, _ in found)
