@@ -146,6 +146,30 @@ def test_values_with_the_tiles_of_a_gpu(
             assert error(each, right) <= 4 * TOLERANCES[dtype]
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("shape", [(2, 8, 32, 32), (35, 3, 4, 3)], ids=["over positions", "over samples"])
+def test_means_that_drift_together(shape: tuple[int, ...], layout: str) -> None:
+    """Every tile of rows that is put together with those before has another mean, of x as of the residual."""
+    x, r, g = tensors(shape, torch.float32, layout)
+    drift = torch.linspace(-40, 60, x.numel()).view(shape)
+    x, r = x + drift, r - 2 * drift + 1e3
+    norm, r_norm = nn.BatchNorm2d(shape[1]), nn.BatchNorm2d(shape[1])
+    nn.init.uniform_(norm.weight, 0.5, 1.5)
+    exact = [t.double().requires_grad_() for t in (x, r, norm.weight)]
+    z = torch.nn.functional.batch_norm(exact[0], None, None, exact[2], None, True, 0.0, norm.eps)
+    z = z + torch.nn.functional.batch_norm(exact[1], None, None, None, None, True, 0.0, norm.eps)
+    expected = composite.la_silu(z, 1e-3)
+    wanted = [expected, *torch.autograd.grad(expected, exact, g.double())]
+    inputs = [x.requires_grad_(), r.requires_grad_(), norm.weight]
+    with kernels.use_backend("triton"):
+        y = norm_act(x, norm, LASiLU(1e-3), r, r_norm)
+        found = [y, *torch.autograd.grad(y, inputs, g)]
+    for each, right in zip(found, wanted, strict=True):
+        assert error(each, right) <= 2e-5
+    unbiased = exact[0].detach().transpose(0, 1).flatten(1).var(1)
+    torch.testing.assert_close(norm.running_var.double(), 0.9 + 0.1 * unbiased, rtol=1e-6, atol=0)  # type: ignore[union-attr]
+
+
 @pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
 @pytest.mark.parametrize("shape", [(3, 7), (5, 3, 40, 23), (4, 24, 30, 30)], ids=str)
 def test_layer_act_alone_in_registers_and_in_splits(shape: tuple[int, ...], dtype: torch.dtype) -> None:

@@ -1,7 +1,7 @@
 """What BatchNorm + LayerAct reduces between the passes, on one number a (sample, channel), by torch operations.
 
-The formulas are derived in `batch_norm`. The GPU takes these, as do several processes together; one on the CPU has the
-same in C (layeract.c), where so many small operations would take longer than a pass.
+The formulas are derived in `batch_norm`. Several processes together take these, as they exchange what lies between; one
+by itself has the same in C (layeract.c) or in Triton (reduce.py), as so many operations take longer than a pass.
 """
 
 import torch
