@@ -185,6 +185,13 @@ def test_layer_act_alone_in_registers_and_in_splits(shape: tuple[int, ...], dtyp
         assert error(found, wanted) <= 4 * TOLERANCES[dtype]
 
 
+def test_samples_whose_elements_do_not_fit_into_32_bits_have_no_kernel() -> None:
+    with kernels.use_backend("triton"):
+        assert kernels.backend_for(torch.empty(2, 2**20)) == "triton"
+        huge = torch.empty(1, 2**31, dtype=torch.bfloat16)  # asked for, never touched
+        assert kernels.backend_for(huge) == "composite"
+
+
 def test_results_repeat_bit_for_bit() -> None:
     def once() -> list[Tensor]:
         x, r, g = tensors((3, 8, 9, 9), torch.float32, "channels_last")

@@ -37,12 +37,17 @@ __all__ = [
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 DEVICES = ("cuda", "xpu")
+LARGEST = 2**31 - 2**20  # elements of a sample: tiles reach over its end
 _installed = importlib.util.find_spec("triton") is not None
 
 
 def available(x: Tensor | None = None) -> bool:
-    """Whether triton is installed and has a device, or an interpreter, to run on; with `x`, on its device."""
+    """Whether triton is installed and has a device, or an interpreter, to run on; with `x`, on its device.
+
+    Programs count the elements of a sample in 32 bits, so that there is no kernel for larger ones.
+    """
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
     if not _installed or x is None:
         return _installed and (interpreted or torch.accelerator.is_available())
-    return x.device.type in DEVICES or (interpreted and x.device.type == "cpu")
+    on_device = x.device.type in DEVICES or (interpreted and x.device.type == "cpu")
+    return on_device and x.numel() < LARGEST * x.shape[0]
