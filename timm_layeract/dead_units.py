@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from .checkpoints.fingerprint import activation_fingerprint
+from .compat.torch import BatchNorm
 from .watch import watched
 
 __all__ = ["DeadUnits", "dead_units"]
@@ -69,7 +69,7 @@ def dead_units(
     copied = watched(network, note_range) if activation_fingerprint(network) else deepcopy(network)
     copied.train()
     for module in copied.modules():
-        if isinstance(module, _BatchNorm):
+        if isinstance(module, BatchNorm):
             module.eval()
         if module._parameters and not isinstance(module, nn.PReLU):
             module.register_forward_hook(note_layout)

@@ -4,7 +4,7 @@ import json
 import platform
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -108,6 +108,6 @@ def surroundings(device: object, packages: Iterable[str]) -> dict[str, Any]:
     """What a result says of where it was taken: ``device``, ``date``, ``versions`` of Python and these packages."""
     return {
         "device": str(device),
-        "date": datetime.now(UTC).date().isoformat(),
+        "date": datetime.now(timezone.utc).date().isoformat(),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
     }

@@ -19,13 +19,13 @@ import torch
 from accelerate.utils import set_seed
 from timm.data import resolve_model_data_config
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import update_bn
 
 from .._utils.names import dataset_name
 from .._utils.progress import tracked
 from ..checkpoints.manifest import HUB_FILE
 from ..checkpoints.save import is_smp, save_pretrained, save_weights
+from ..compat.torch import BatchNorm
 from ..data.masks import MaskSplit
 from ..data.sources import Split
 from ..errors import UserError
@@ -237,7 +237,7 @@ def _statistics(trainer: Trainer, teacher: nn.Module, batches: int) -> tuple[lis
     networks = {"original": teacher, "swapped": trainer.evaluated}
     stages = [{"stage": name, **trainer.evaluate(trainer.val_data, each)} for name, each in networks.items()]
     started = time.perf_counter()
-    if not any(isinstance(module, _BatchNorm) for module in trainer.unwrapped.modules()):
+    if not any(isinstance(module, BatchNorm) for module in trainer.unwrapped.modules()):
         trainer.report("The network has no BatchNorm: there are no statistics to re-estimate.")
     elif batches:
         inputs = trainer.first_inputs(batches)

@@ -4,11 +4,11 @@ from copy import deepcopy
 from typing import Any
 
 import timm
-from timm.models._input import get_model_args
 from torch import nn
 
 from ..checkpoints.fingerprint import activation_fingerprint, fingerprint_mismatches
 from ..checkpoints.save import is_smp, without_records
+from ..compat.timm import get_model_args
 from ..errors import UserError
 from ..layers import alphas
 from ..registry import activation_factory

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import httpx2
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import (
     EntryNotFoundError,
@@ -21,9 +20,9 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from safetensors import SafetensorError, safe_open
-from timm.models._builder import _resolve_pretrained_source
-from timm.models._hub import hf_split
 
+from ..compat.huggingface_hub import HUB_ERRORS, OUT_OF_REACH
+from ..compat.timm import resolve_pretrained_source
 from ..errors import UserError
 from .manifest import HUB_FILE, WEIGHTS_DIR, Entry, read_manifest
 from .save import WEIGHTS_HASH_KEY, file_sha256
@@ -40,7 +39,6 @@ __all__ = [
 
 PICKLES = (".bin", ".pth", ".pt", ".tar", ".ckpt", ".pkl")
 CONVERT = "Convert it once by `layeract convert FILE --arch ARCH --out FOLDER`, and load local-dir:FOLDER."
-HUB_ERRORS = (HfHubHTTPError, EntryNotFoundError, FileMetadataError, OfflineModeIsEnabled, httpx2.HTTPError)
 
 
 def verified_weights(cfg: Mapping[str, Any], cache_dir: str | Path | None = None) -> Path | None:
@@ -57,7 +55,7 @@ def verified_weights(cfg: Mapping[str, Any], cache_dir: str | Path | None = None
         UserError: Pickled, damaged or changed weights, a hash other than the manifest's, nothing at that place, the
             Hub out of reach.
     """
-    kind, place = _resolve_pretrained_source(dict(cfg))
+    kind, place = resolve_pretrained_source(dict(cfg))
     if kind == "hf-hub":
         repo, filename = place if isinstance(place, tuple) else (place, HUB_FILE)
         return _published(repo, filename, cache_dir=cache_dir)
@@ -110,11 +108,11 @@ def download_weights(repo: str, filename: str = HUB_FILE, way_out: str = CONVERT
     Raises:
         UserError: Says what is missing, and how to get it.
     """
-    repo_id, revision = hf_split(repo)
+    repo_id, _, revision = repo.partition("@")
     if not filename.endswith(".safetensors"):
         raise UserError(_pickled(f"{filename} of {repo}", way_out))
     try:
-        return Path(hf_hub_download(repo_id, filename, revision=revision, **options))
+        return Path(hf_hub_download(repo_id, filename, revision=revision or None, **options))
     except HUB_ERRORS as error:
         if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
             raise UserError(
@@ -134,7 +132,7 @@ def hub_reason(error: Exception) -> str:
         return "there is no such repository, or it is private; check the name, or log in by `hf auth login`."
     if isinstance(error, RevisionNotFoundError):
         return "the repository has no such revision; check what stands after the @."
-    if isinstance(error, LocalEntryNotFoundError | OfflineModeIsEnabled | httpx2.TransportError | FileMetadataError):
+    if isinstance(error, (LocalEntryNotFoundError, OfflineModeIsEnabled, FileMetadataError, OUT_OF_REACH)):
         return (
             "it is not in the cache and the Hub cannot be reached; unset HF_HUB_OFFLINE if it is set, check the "
             "connection (and HF_ENDPOINT), and try again."

@@ -13,11 +13,10 @@ import timm
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save
-from timm.models._hub import save_config_for_hf
-from timm.models._input import get_model_args
 from torch import Tensor, nn
 
 from .._utils.files import write_whole
+from ..compat import timm as timm_compat
 from ..errors import UserError
 from ..layers import LayerAct, alphas
 from ..registry import activation_factory, activation_name, list_activations, with_alpha
@@ -63,8 +62,11 @@ SWAP_MARK = "swapped_activations"
 
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while chunk := file.read(2**20):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def stored_fingerprint(source: str | Path) -> Fingerprint | None:
@@ -146,14 +148,14 @@ def save_config(model: nn.Module, weights: Path, label_names: tuple[str, ...] | 
     config: dict[str, Any] = {WEIGHTS_HASH_KEY: file_sha256(weights)}
     if label_names:
         config["label_names"] = list(label_names)
-    save_config_for_hf(model, str(weights.with_name("config.json")), model_config=config)
+    timm_compat.save_config(model, weights.with_name("config.json"), config)
 
 
 def _rebuild(model: nn.Module) -> nn.Module:
     """Build (without memory) the registered architecture that describes a model's activations, or refuse."""
     source_cfg: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
     own = source_cfg["architecture"]
-    args = without_records(get_model_args(model))
+    args = without_records(timm_compat.get_model_args(model))
     if callable(args.get("act_layer")):  # which no config can hold
         args["act_layer"] = activation_name(args["act_layer"])
     wanted = activation_fingerprint(model)

@@ -1,1 +1,1 @@
-"""What other packages need to be told, and when."""
+"""Private and patched names of other packages, one file for each package: what, since when, and what without it."""

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..compat.torch import is_compile_error
+
 __all__ = ["DTYPES", "available", "layer_act_backward", "layer_act_forward"]
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -82,9 +84,7 @@ def _run(function: Callable[..., Any], *arguments: Any) -> Any:
     try:
         return _compiled[function](*arguments)
     except RuntimeError as error:
-        from torch._dynamo.exc import TorchDynamoException  # takes a second to import
-
-        if not isinstance(error, TorchDynamoException):
+        if not is_compile_error(error):
             raise
         reason = str(getattr(error, "inner_exception", error)).strip().split("\n")[0]
         warnings.warn(f"torch.compile fails here ({reason}): LayerAct runs uncompiled, slower.", stacklevel=2)

@@ -12,8 +12,8 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
+from ..compat.torch import transformed
 from ..errors import UserError, did_you_mean
 from . import compiled, cpu, triton
 from .measured import ON_GPU
@@ -111,8 +111,4 @@ def lie_as(x: Tensor, g: Tensor) -> Tensor:
 
 def _transformed() -> bool:
     """Whether vmap, jvp and the like, forward-mode derivatives or a tracer look at the operations."""
-    return (
-        torch._C._functorch.peek_interpreter_stack() is not None
-        or forward_ad._current_level >= 0
-        or torch.jit.is_tracing()
-    )
+    return transformed() or torch.jit.is_tracing()

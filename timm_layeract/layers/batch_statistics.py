@@ -4,6 +4,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ..compat.torch import in_backward
 from ..definition.moments import mean_and_variance
 
 __all__ = ["channel_statistics", "computed_again", "gather", "sum_over_processes"]
@@ -11,7 +12,7 @@ __all__ = ["channel_statistics", "computed_again", "gather", "sum_over_processes
 
 def computed_again() -> bool:
     """Whether a checkpointed block is being computed again in backward, so that its batch has been counted already."""
-    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
+    return not torch.compiler.is_compiling() and in_backward()
 
 
 def several_processes() -> bool:

@@ -4,10 +4,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parameter import UninitializedParameter
 
 from .. import functional as LF
+from ..compat.torch import LazyModuleMixin
 from ..definition.composite import DEFAULT_ALPHA, check_input
 from ..definition.scales import Scale, resolve_scale
 

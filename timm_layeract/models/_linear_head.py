@@ -3,8 +3,9 @@
 from typing import Any
 
 import torch
-from timm.layers import get_device_dtype
 from torch import nn
+
+from ..compat.timm import get_device_dtype
 
 __all__ = ["LinearHead"]
 

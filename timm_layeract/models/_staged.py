@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from timm.models import checkpoint_seq
-from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
+from ..compat.timm import feature_take_indices
 from ._builder import RecordsActivations
 
 __all__ = ["Staged"]

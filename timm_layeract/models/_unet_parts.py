@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from timm.layers import LayerType, get_act_layer, get_device_dtype, get_norm_layer
+from timm.layers import LayerType, get_act_layer, get_norm_layer
 from timm.models import checkpoint
-from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
+from ..compat.timm import feature_take_indices, get_device_dtype
 from ._builder import RecordsActivations
 
 __all__ = ["DEPTH", "Block", "Encoder", "Node"]

@@ -7,12 +7,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from timm.layers import LayerType, get_act_layer, get_device_dtype, get_norm_layer
+from timm.layers import LayerType, get_act_layer, get_norm_layer
 from timm.models import checkpoint_seq
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..checkpoints.fingerprint import activation_fingerprint
+from ..compat.timm import get_device_dtype
 from ..fuse import FusedSequential, fuses
 from ._builder import NORMALIZED, register_variants
 from ._initialization import initialize

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from timm.layers import DropPath, LayerType, create_classifier, get_act_layer, get_device_dtype, get_norm_layer
+from timm.layers import DropPath, LayerType, create_classifier, get_act_layer, get_norm_layer
 from timm.models import checkpoint_seq
-from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
+from ..compat.timm import feature_take_indices, get_device_dtype
 from ..fuse import Fused, fuses
 from ..layers.batch_norm_act import norm_act
 from ._builder import NORMALIZED, register_variants
@@ -142,7 +142,8 @@ class ResNetCifar(Staged, nn.Module):
         self.feature_info = [dict(num_chs=16, reduction=1, module="act1")]
         block = dict(act_layer=act, norm_layer=norm, conv_bias=conv_bias, zeros=shortcut_zeros, dd=dd)
         self.num_features = self._add_stages(layers, output_stride, drop_path_rate, block)
-        self.global_pool, self.fc = create_classifier(self.num_features, num_classes, pool_type=global_pool, **dd)
+        self.global_pool, self.fc = create_classifier(self.num_features, num_classes, pool_type=global_pool)
+        self.fc.to(**dd)
         self.head_hidden_size = self.num_features * self.global_pool.feat_mult()
         self.init_weights()
 
@@ -196,9 +197,9 @@ class ResNetCifar(Staged, nn.Module):
         """Put a new head of `num_classes` (0 for none) in place, and a new pooling if one is named."""
         self.num_classes = num_classes
         pool_type = self.global_pool.pool_type if global_pool is None else global_pool
-        self.global_pool, self.fc = create_classifier(
-            self.num_features, num_classes, pool_type=pool_type, **get_device_dtype(self)
-        )
+        place = get_device_dtype(self)
+        self.global_pool, self.fc = create_classifier(self.num_features, num_classes, pool_type=pool_type)
+        self.fc.to(**place)
         self.head_hidden_size = self.num_features * self.global_pool.feat_mult()
         self.global_pool.train(self.training)
         self.fc.train(self.training)

@@ -11,9 +11,9 @@ import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import LayerType
 from timm.models import checkpoint
-from timm.models._input import update_model_args
 from torch import Tensor, nn
 
+from ..compat.timm import update_model_args
 from ._builder import NORMALIZED, register_variants
 from ._unet_parts import DEPTH, Block, Encoder, Node
 

@@ -9,8 +9,7 @@ from typing import Any
 
 import timm
 import yaml
-from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData
-from huggingface_hub import eval_result_entries_to_yaml as entries_to_yaml
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from .._utils.files import cells_over_seeds, markdown_table, noise_table, p_value_table
 from ..checkpoints.manifest import (
@@ -23,6 +22,7 @@ from ..checkpoints.manifest import (
     read_data_sets,
     training_length,
 )
+from ..compat.huggingface_hub import evaluation_entries
 from ..models._builder import NORMALIZED
 from ..models.resnet_cifar import ACTIVATIONS
 from ..training.recipe import list_recipes, load_recipe
@@ -143,7 +143,7 @@ def render_eval_results(name: str, manifest: Manifest) -> str | None:
         return None
     task, scores = _scores(entry)
     results = [
-        EvalResultEntry(
+        dict(
             dataset_id=data["hub_id"],
             task_id=task.hub_id,
             value=value,
@@ -152,7 +152,7 @@ def render_eval_results(name: str, manifest: Manifest) -> str | None:
         )
         for _, called, value in scores
     ]
-    return yaml.safe_dump(entries_to_yaml(results), sort_keys=False, allow_unicode=True, width=120)
+    return yaml.safe_dump(evaluation_entries(results), sort_keys=False, allow_unicode=True, width=120)
 
 
 def training_command(name: str, entry: Mapping[str, Any], data: str) -> str:

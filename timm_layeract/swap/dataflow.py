@@ -11,13 +11,13 @@ from dataclasses import dataclass
 import torch
 from timm.layers import DropBlock2d, DropPath
 from torch import fx, nn
-from torch.nn.modules.dropout import _DropoutNd
 
+from ..compat.torch import BatchNorm, Dropout
 from .traced_methods import UntraceableError, graph_of
 
 __all__ = ["DataFlow", "Producer"]
 
-_TRANSPARENT = (nn.Identity, _DropoutNd, DropPath, DropBlock2d)
+_TRANSPARENT = (nn.Identity, Dropout, DropPath, DropBlock2d)
 _ADDITIONS = {operator.add, operator.iadd, torch.add, "add", "add_"}
 
 
@@ -127,7 +127,7 @@ class DataFlow:
         module = self.modules[path]
         if isinstance(module, _TRANSPARENT):
             yield from self._argument(call, 0, alone)
-        elif not any(True for _ in module.children()) or isinstance(module, nn.modules.batchnorm._BatchNorm):
+        elif not any(True for _ in module.children()) or isinstance(module, BatchNorm):
             yield Producer(path, only_reader=alone)
         else:
             result = next(each for each in self.graph(module).nodes if each.op == "output").args[0]

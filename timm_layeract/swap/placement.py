@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Iterable
 
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..compat.torch import BatchNorm
 from ..errors import UserError
 from ..layers import BatchNormLayerAct2d
 from .dataflow import DataFlow, Producer
@@ -71,7 +71,7 @@ def _judge(flow: DataFlow, group: list[Site]) -> tuple[str | None, list[str]]:
     first = group[0]
     if any(is_gate(type(child)) for child in first.parent.children()):
         return "computes a gate", []
-    if isinstance(first.parent, _BatchNorm) and not isinstance(first.parent, BatchNormLayerAct2d):
+    if isinstance(first.parent, BatchNorm) and not isinstance(first.parent, BatchNormLayerAct2d):
         return None, [first.path.rpartition(".")[0]] if first.parent.affine else []  # timm's BatchNormAct2d
     try:
         read = [producer for site in group for producer in _producers(flow, site)]
@@ -82,7 +82,7 @@ def _judge(flow: DataFlow, group: list[Site]) -> tuple[str | None, list[str]]:
     if len(read) != 1 or read[0].path is None or not read[0].only_reader:
         return None, []
     norm = flow.modules[read[0].path]
-    return None, [read[0].path] if isinstance(norm, _BatchNorm) and norm.affine else []
+    return None, [read[0].path] if isinstance(norm, BatchNorm) and norm.affine else []
 
 
 def _producers(flow: DataFlow, site: Site) -> list[Producer]:
@@ -93,7 +93,7 @@ def _producers(flow: DataFlow, site: Site) -> list[Producer]:
 
 def remove_affine(norm: nn.Module) -> None:
     """Take the gain and bias of a BatchNorm away, in place."""
-    assert isinstance(norm, _BatchNorm)
+    assert isinstance(norm, BatchNorm)
     norm.affine = False
     norm.register_parameter("weight", None)
     norm.register_parameter("bias", None)

@@ -10,11 +10,11 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Literal
 
-from timm.models._input import update_model_args
 from torch import nn
 
 from ..checkpoints.fingerprint import describe_activation
 from ..checkpoints.save import FINGERPRINT_KEY, SWAP_MARK
+from ..compat.timm import update_model_args
 from ..layers import NormalizedAct
 from ..registry import ActivationFactory, activation_factory, with_alpha
 from .dataflow import DataFlow

@@ -266,7 +266,7 @@ class _Rewritten:
     _layeract_sources: tuple[Source, ...]
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        return _restore, (self._layeract_base, self._layeract_sources), self.__getstate__()
+        return _restore, (self._layeract_base, self._layeract_sources), super().__reduce_ex__(2)[2]
 
 
 def _restore(base: type[nn.Module], sources: tuple[Source, ...]) -> nn.Module:

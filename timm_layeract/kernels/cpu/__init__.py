@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...compat.torch import has_avx512_bf16
+
 __all__ = [
     "DTYPES",
     "available",
@@ -46,7 +48,7 @@ SIGNATURES = {
 def _instruction_set() -> str:
     """This machine's, which ATEN_CPU_CAPABILITY narrows, as for torch's own kernels."""
     name = torch.backends.cpu.get_cpu_capability().lower()
-    if name == "avx512" and torch.cpu._is_avx512_bf16_supported():
+    if name == "avx512" and has_avx512_bf16():
         return "avx512_bf16"
     return name if name in INSTRUCTION_SETS else "default"
 

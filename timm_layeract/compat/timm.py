@@ -1,0 +1,109 @@
+"""timm's names that are private, or that older versions lack (tested from 1.0.21).
+
+A network's construction arguments, `_model_args`, are what a config.json needs to rebuild it. timm records them itself
+since 1.0.31; before that they are recorded here, where `create_model` calls the entrypoint of an architecture.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm import layers, models
+from timm.models import _builder, _factory, _hub
+from timm.models._builder import _resolve_pretrained_source as resolve_pretrained_source
+from timm.models._features import feature_take_indices
+from timm.models._hub import save_config_for_hf
+from torch import nn
+
+__all__ = [
+    "PRIVATE",
+    "RECORDS_ARGUMENTS",
+    "feature_take_indices",
+    "get_device_dtype",
+    "get_model_args",
+    "resolve_pretrained_source",
+    "save_config",
+    "update_model_args",
+]
+
+# Private name -> (since, what happens without it).
+PRIVATE = {
+    "timm.models._builder._resolve_pretrained_source": ("0.9", "weights cannot be checked before timm loads them"),
+    "timm.models._features.feature_take_indices": ("1.0", "no forward_intermediates of our networks"),
+    "timm.models._hub.save_config_for_hf": ("0.9", "no config.json beside saved weights"),
+}
+RECORDS_ARGUMENTS = hasattr(models, "get_model_args")
+if not RECORDS_ARGUMENTS:
+    PRIVATE["timm.models._factory.model_entrypoint"] = ("0.9", "arguments of networks are lost on saving")
+# timm 1.0.16 to 1.0.25 unpickle whatever weights a folder has, safetensors too, and fail.
+READS_FOLDERS = "load_state_dict(" in inspect.getsource(_hub.load_state_dict_from_path)
+if not READS_FOLDERS:
+    PRIVATE["timm.models._builder.load_state_dict_from_path"] = ("1.0.16", "local-dir: cannot read safetensors")
+# Arguments of `create_model` that say where weights and tensors go, not what the network is.
+_NOT_RECORDED = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir", "device", "dtype")
+
+
+def get_model_args(model: nn.Module) -> dict[str, Any]:
+    """What a network was built with, so that the same arguments build it again, but for drop rates."""
+    if RECORDS_ARGUMENTS:
+        return models.get_model_args(model)
+    recorded = getattr(model, "_model_args", {})
+    args = {name: value for name, value in recorded.items() if not name.endswith(("drop_rate", "drop_path_rate"))}
+    pools = (getattr(part, "global_pool", None) for part in (getattr(model, "head", None), model))
+    types = (getattr(pool, "pool_type", pool) for pool in pools)
+    pool = next((found for found in types if isinstance(found, str)), None)
+    now = {"in_chans": getattr(model, "in_chans", None), "num_classes": getattr(model, "num_classes", None)}
+    return args | {name: value for name, value in {**now, "global_pool": pool}.items() if value is not None}
+
+
+def update_model_args(model: nn.Module, **args: Any) -> None:
+    """Record arguments for a change that was made after construction."""
+    model._model_args = {**getattr(model, "_model_args", {}), **args}  # type: ignore[assignment]
+
+
+def save_config(model: nn.Module, path: Path, config: dict[str, Any]) -> None:
+    """Write timm's config.json of a network, with the fields of `config` added."""
+    args = {} if RECORDS_ARGUMENTS else {"model_args": get_model_args(model)}
+    save_config_for_hf(model, path, model_config=config, **args)
+
+
+def _get_device_dtype(module: nn.Module) -> dict[str, Any]:
+    parameter = next((p for p in module.parameters() if p.is_floating_point()), torch.empty(0))
+    return {"device": parameter.device, "dtype": parameter.dtype}
+
+
+# Public since 1.0.29.
+get_device_dtype: Callable[[nn.Module], dict[str, Any]] = getattr(layers, "get_device_dtype", _get_device_dtype)
+
+
+def _recording(find_entrypoint: Callable[..., Any]) -> Callable[..., Any]:
+    """timm's `model_entrypoint`, whose entrypoints leave their arguments in `_model_args`."""
+
+    @functools.wraps(find_entrypoint)
+    def find(*names: Any, **options: Any) -> Any:
+        entrypoint = find_entrypoint(*names, **options)
+
+        @functools.wraps(entrypoint)
+        def build(**args: Any) -> nn.Module:
+            model = entrypoint(**args)
+            update_model_args(model, **{name: args[name] for name in args if name not in _NOT_RECORDED})
+            return model
+
+        return build
+
+    return find
+
+
+if not RECORDS_ARGUMENTS:
+    _factory.model_entrypoint = _recording(_factory.model_entrypoint)
+
+
+def _load_folder(path: Path, weights_only: bool = True) -> dict[str, Any]:
+    return models.load_state_dict(str(Path(path) / "model.safetensors"), weights_only=weights_only)
+
+
+if not READS_FOLDERS:
+    _builder.load_state_dict_from_path = _load_folder
