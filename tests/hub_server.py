@@ -18,7 +18,7 @@ from urllib.parse import parse_qs, unquote, urlparse
 
 import pytest
 import yaml
-from huggingface_hub import constants
+from huggingface_hub import constants, file_download
 
 TOKEN = "hf_" + "x" * 34
 CUT = -1  # instead of a status: the connection breaks
@@ -282,7 +282,9 @@ def running(hub: HubServer) -> Iterator[HubServer]:
 def point_to(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     """Let huggingface_hub talk to this server and to no other, with retries that do not wait."""
     monkeypatch.setattr(constants, "ENDPOINT", url)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
+    template = url + "/{repo_id}/resolve/{revision}/{filename}"
+    for module in (constants, file_download):  # which has a name of its own for it before 1.0
+        monkeypatch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda _: None)

@@ -122,7 +122,7 @@ def _source(entry: Entry, directory: Path) -> dict[str, str]:
     if embedded.is_file():
         return {"file": str(embedded)}
     hub = entry.get("hub")
-    return {"hf_hub_id": f"{hub['repo']}@{hub['revision']}", "hf_hub_filename": HUB_FILE} if hub else {}
+    return {"hf_hub_id": f"{hub['repo']}@{hub['revision']}"} if hub else {}
 
 
 def check_manifest(manifest: Mapping[str, Entry]) -> None:

@@ -213,7 +213,7 @@ def embed_checkpoint(model: nn.Module, tag: str, entry: dict[str, Any], director
     """
     of_smp: dict[str, Any] = {SMP_CONFIG: model.embedded_config()} if is_smp(model) else {}  # type: ignore[operator]
     built = model if of_smp else _rebuild(model)
-    if "alpha" in get_model_args(built):
+    if "alpha" in timm_compat.get_model_args(built):
         raise UserError("Weights ship for an architecture's own alpha alone; publish these by save_pretrained.")
     cfg: dict[str, Any] = built.pretrained_cfg  # type: ignore[assignment]
     name = embedded_name(built, tag)

@@ -21,7 +21,11 @@ def _transport_errors() -> tuple[type[Exception], type[Exception] | tuple[type[E
     major = int(version("huggingface-hub").split(".")[0])
     if major == 0:
         requests = importlib.import_module("requests")
-        return requests.RequestException, (requests.ConnectionError, requests.Timeout)
+        return requests.RequestException, (
+            requests.ConnectionError,
+            requests.Timeout,
+            requests.exceptions.ChunkedEncodingError,
+        )
     httpx = importlib.import_module("httpx") if major == 1 else huggingface_hub.utils.httpx
     return httpx.HTTPError, httpx.TransportError
 

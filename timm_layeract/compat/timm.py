@@ -6,6 +6,7 @@ since 1.0.31; before that they are recorded here, where `create_model` calls the
 
 import functools
 import inspect
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,6 @@ from timm import layers, models
 from timm.models import _builder, _factory, _hub
 from timm.models._builder import _resolve_pretrained_source as resolve_pretrained_source
 from timm.models._features import feature_take_indices
-from timm.models._hub import save_config_for_hf
 from torch import nn
 
 __all__ = [
@@ -66,8 +66,7 @@ def update_model_args(model: nn.Module, **args: Any) -> None:
 
 def save_config(model: nn.Module, path: Path, config: dict[str, Any]) -> None:
     """Write timm's config.json of a network, with the fields of `config` added."""
-    args = {} if RECORDS_ARGUMENTS else {"model_args": get_model_args(model)}
-    save_config_for_hf(model, path, model_config=config, **args)
+    _hub.save_config_for_hf(model, path, model_config=config)  # type: ignore[arg-type]
 
 
 def _get_device_dtype(module: nn.Module) -> dict[str, Any]:
@@ -89,6 +88,8 @@ def _recording(find_entrypoint: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(entrypoint)
         def build(**args: Any) -> nn.Module:
             model = entrypoint(**args)
+            if not hasattr(model, "in_chans"):  # before 1.0.26
+                model.in_chans = args.get("in_chans") or getattr(model, "pretrained_cfg", {}).get("input_size", [3])[0]
             update_model_args(model, **{name: args[name] for name in args if name not in _NOT_RECORDED})
             return model
 
@@ -97,8 +98,25 @@ def _recording(find_entrypoint: Callable[..., Any]) -> Callable[..., Any]:
     return find
 
 
+def _with_arguments(save_config_for_hf: Callable[..., None]) -> Callable[..., None]:
+    """timm's function, with the arguments of the network in its config."""
+
+    @functools.wraps(save_config_for_hf)
+    def save(model: nn.Module, *args: Any, **options: Any) -> None:
+        recorded = get_model_args(model)
+        for name, value in recorded.items():
+            try:
+                json.dumps(value)
+            except TypeError as error:
+                raise ValueError(f"Argument {name!r} is not serializable: {value!r}.") from error
+        save_config_for_hf(model, *args, **{**options, "model_args": options.get("model_args") or recorded})
+
+    return save
+
+
 if not RECORDS_ARGUMENTS:
     _factory.model_entrypoint = _recording(_factory.model_entrypoint)
+    _hub.save_config_for_hf = _with_arguments(_hub.save_config_for_hf)
 
 
 def _load_folder(path: Path, weights_only: bool = True) -> dict[str, Any]:
@@ -106,4 +124,4 @@ def _load_folder(path: Path, weights_only: bool = True) -> dict[str, Any]:
 
 
 if not READS_FOLDERS:
-    _builder.load_state_dict_from_path = _load_folder
+    _builder.load_state_dict_from_path = _load_folder  # type: ignore[assignment]
