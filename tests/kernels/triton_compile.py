@@ -117,11 +117,12 @@ def main() -> None:
     for (name, layout), dtype in product(layouts.items(), (torch.bfloat16, torch.float32)):
         found = recorded(dtype, layout)
         counts[f"{name} {KINDS[dtype]}"] = {kind: len(each) for kind, each in found.items()}
-        if name == "channels_last":
-            variants = sorted(set().union(*found.values()), key=str)
-            programs += [compiled(each, sm) for each in variants for sm in ((90, 80) if dtype.itemsize == 2 else (90,))]
-        elif dtype == torch.bfloat16:
-            programs += [compiled(each, 90) for each in sorted(found["residual"], key=str)]
+        both = sorted(found["residual"] | found["act"], key=str)
+        if (name, dtype) == ("channels_last", torch.bfloat16):
+            programs += [compiled(each, 90) for each in sorted(set().union(*found.values()), key=str)]
+            programs += [compiled(each, 80) for each in both]
+        elif name == "channels_last" or dtype == torch.bfloat16:
+            programs += [compiled(each, 90) for each in both]
     print(json.dumps({"counts": counts, "programs": programs}))
 
 
