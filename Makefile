@@ -13,7 +13,7 @@ help:  ## Show this list
 
 $(READY): pyproject.toml setup.py $(wildcard timm_layeract/kernels/cpu/*.[ch])
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,eval,text]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch $@
 
 # The Hub server that tests read from, apart because it brings other versions of our dependencies.

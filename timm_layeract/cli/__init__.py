@@ -1,73 +1,43 @@
 """The `layeract` command: one file a group of subcommands, each subcommand one call into the package."""
 
 import sys
-from collections.abc import Callable
-from importlib.metadata import version
-from typing import Annotated, NoReturn
-
-import typer
+from typing import Any, NoReturn
 
 from ..allocator import reuse_freed_memory
 from ..errors import UserError
-from .adaptation import adapt
-from .analyze import app as analyze
-from .evaluation import corrupt, evaluate, robustness, shifts, significance
-from .hub import convert, download, info, list_, publish
-from .measures import convergence, r_score
-from .predict import predict
-from .training import compare, embed, finetune, recipes, runs, sweep, train
 
-# What only an extra installs, and which one.
+# Module that only an extra of pyproject.toml installs -> the extra.
 EXTRAS = {
-    **dict.fromkeys(("cv2", "imagecorruptions", "mlxtend", "scipy", "torchmetrics"), "eval"),
+    **dict.fromkeys(("accelerate", "datasets", "jinja2", "jsonschema", "matplotlib", "rich", "typer", "yaml"), "train"),
+    "segmentation_models_pytorch": "segmentation",
+    **dict.fromkeys(("cv2", "mlxtend", "scipy", "sklearn", "torchmetrics"), "eval"),
     "tokenizers": "text",
 }
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode="rich",
-    pretty_exceptions_enable=False,
-)
-PANELS: dict[str, tuple[Callable[..., None], ...]] = {
-    "Train": (train, finetune, adapt, sweep, recipes, runs, compare),
-    "Trained networks": (list_, info, download, convert, predict, publish, embed),
-    "Measure": (evaluate, robustness, corrupt, significance, shifts, r_score, convergence),
-}
-for panel, commands in PANELS.items():
-    for command in commands:
-        app.command(command.__name__.rstrip("_").replace("_", "-"), rich_help_panel=panel)(command)
-app.add_typer(analyze, name="analyze", rich_help_panel="Measure")
 
+def __getattr__(name: str) -> Any:
+    """`app`, imported when it is asked for, as typer may be missing."""
+    if name == "app":
+        from .commands import app
 
-def print_version(asked: bool) -> None:
-    """Print the versions that a report of a fault should name, and exit."""
-    if asked:
-        typer.echo(f"timm-layeract {version('timm-layeract')} (timm {version('timm')}, torch {version('torch')})")
-        raise typer.Exit
-
-
-@app.callback()
-def common(
-    asked: Annotated[
-        bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print versions and exit.")
-    ] = False,
-) -> None:
-    """Layer-level activations for timm: train, tune and use networks that run them, get and publish trained ones."""
+        return app
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def main() -> NoReturn:
     """Run the command line: a user's mistake is one line on standard error and exit code 2."""
     reuse_freed_memory()
     try:
+        from .commands import app
+
         app(standalone_mode=True)
     except UserError as error:
-        typer.echo(f"layeract: {error}", err=True)
+        print(f"layeract: {error}", file=sys.stderr)
         sys.exit(2)
     except ModuleNotFoundError as error:
         extra = EXTRAS.get((error.name or "").split(".")[0])
         if extra is None:
             raise
-        typer.echo(f"layeract: this needs {error.name}: pip install 'timm-layeract[{extra}]'", err=True)
+        print(f"layeract: this needs {error.name}: pip install 'timm-layeract[{extra}]'", file=sys.stderr)
         sys.exit(2)
     sys.exit(0)

@@ -12,7 +12,7 @@ __all__ = ["when_imported"]
 
 def when_imported(package: str, then: Callable[[], object]) -> None:
     """Call `then` after a package has been imported: at once if it has been, else when somebody imports it."""
-    if package in sys.modules:
+    if sys.modules.get(package) is not None:  # None forbids its import
         then()
     else:
         sys.meta_path.insert(0, _Finder(package, then))
