@@ -24,8 +24,8 @@ def results(function: object, x: Tensor, g: Tensor, scale: str, *parameters: Ten
 @pytest.fixture
 def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
     """The compiled road's operations as they are: what a compiler makes of them is tested once."""
-    for function in (compiled._forward, compiled._backward_of_input):
-        monkeypatch.setitem(compiled._compiled, function, function)
+    monkeypatch.setattr(compiled, "_compiled", {})
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
 
 
 @pytest.mark.usefixtures("uncompiled")
@@ -118,10 +118,31 @@ def test_a_compiled_site_runs_its_batch_norm_by_itself() -> None:
     torch.testing.assert_close(y, composite.la_silu(nn.functional.batch_norm(x, None, None, training=True) + r))
 
 
-@pytest.mark.slow
-def test_torch_compiles_it_once_for_all_sizes() -> None:
+def test_torch_gives_up_on_no_kind_of_tensor(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = torch.compile
     torch._dynamo.reset()
-    compiled._compiled.clear()
+    monkeypatch.setattr(compiled, "_compiled", {})
+    monkeypatch.setattr(torch, "compile", lambda function, **more: plain(function, **more, backend="eager"))
+    monkeypatch.setattr(torch._dynamo.config, "fail_on_recompile_limit_hit", True)
+    with kernels.use_backend("compiled"):
+        for dtype in compiled.DTYPES:
+            for function in (LF.la_silu, LF.la_hardsilu):
+                for inference in (False, True):
+                    for shape in ((3, 4, 5), (2, 7), (1, 3)):
+                        with torch.inference_mode(inference):
+                            x = torch.randn(shape).to(dtype).requires_grad_(not inference)
+                            y = function(x, 0.1 * len(shape))
+                        if not inference:
+                            y.backward(torch.ones_like(y))
+                        assert y.dtype == dtype
+    assert len(compiled._compiled) == 3 * 2 * 3
+
+
+@pytest.mark.slow
+def test_torch_compiles_it_once_for_all_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    monkeypatch.setattr(compiled, "_compiled", {})
     with kernels.use_backend("compiled"):
         for shape in [(3, 4, 5, 6), (5, 2, 9, 7), (2, 7, 8, 3)]:
             x, g = torch.randn(shape), torch.randn(shape)
@@ -129,7 +150,6 @@ def test_torch_compiles_it_once_for_all_sizes() -> None:
             for a, b in zip(found, wanted, strict=True):
                 torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2
-    compiled._compiled.clear()
 
 
 def test_where_torch_cannot_compile_it_says_so_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,19 +8,18 @@ cannot compile (it finds no C compiler, say), that is said once, and the same op
 import importlib.util
 import warnings
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any
 
 import torch
 from torch import Tensor
-
-from ..compat.torch import is_compile_error
 
 __all__ = ["DTYPES", "available", "layer_act_backward", "layer_act_forward"]
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 DEVICES = ("cpu", "cuda", "xpu")  # on the CPU only if forced, as the kernels in C are faster
 _triton = importlib.util.find_spec("triton") is not None
-_compiled: dict[Callable[..., Any], Callable[..., Any]] = {}
+_compiled: dict[tuple[Any, ...], Callable[..., Any]] = {}
 
 
 def available(x: Tensor | None = None) -> bool:
@@ -44,7 +43,7 @@ def _affine(n: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
 
 
 def _forward(
-    x: Tensor, hard: bool, alpha: float, weight: Tensor | None, bias: Tensor | None
+    x: Tensor, hard: bool, alpha: float, weight: Tensor | None = None, bias: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Activation, and each sample's mean and inverse deviation in float64, of x ``(N, *)``."""
     over = list(range(1, x.dim()))
@@ -77,19 +76,25 @@ def _backward_of_input(x: Tensor, g: Tensor, mean: Tensor, rho: Tensor, hard: bo
     return _backward(x, g, mean, rho, hard, None, None)[0]
 
 
-def _run(function: Callable[..., Any], *arguments: Any) -> Any:
+def _run(function: Callable[..., Any], hard: bool, x: Tensor, **arguments: Any) -> Any:
     """The compiled function's result, or the function's own where it cannot be compiled."""
-    if function not in _compiled:
-        _compiled[function] = torch.compile(function, dynamic=True, fullgraph=True)
+    # torch makes a few variants of a function's code, and then runs it uncompiled: what would be a variant each has
+    # code of its own here, of which sizes alone vary.
+    key = (function, hard, x.dtype, x.device.type, torch.is_inference_mode_enabled())
+    if key not in _compiled:
+        code = function.__code__.replace(co_name=f"{function.__name__}_{len(_compiled)}")
+        _compiled[key] = torch.compile(FunctionType(code, globals(), None, function.__defaults__), dynamic=True)
     try:
-        return _compiled[function](*arguments)
+        return _compiled[key](x, hard=hard, **arguments)
     except RuntimeError as error:
-        if not is_compile_error(error):
+        from torch._dynamo.exc import TorchDynamoException  # takes a second to import
+
+        if not isinstance(error, TorchDynamoException):
             raise
         reason = str(getattr(error, "inner_exception", error)).strip().split("\n")[0]
         warnings.warn(f"torch.compile fails here ({reason}): LayerAct runs uncompiled, slower.", stacklevel=2)
-        _compiled[function] = function
-        return function(*arguments)
+        _compiled[key] = function
+        return function(x, hard=hard, **arguments)
 
 
 def _rows(x: Tensor) -> Tensor:
@@ -102,7 +107,7 @@ def layer_act_forward(
 ) -> tuple[Tensor, Tensor]:
     """As `cpu.layer_act_forward`."""
     if weight is None and bias is None:
-        rows, mean, rho = _run(_forward, _rows(x), hard, alpha, None, None)
+        rows, mean, rho = _run(_forward, hard, _rows(x), alpha=alpha)
         value = rows.as_strided(x.shape, x.stride())
     else:
         value, mean, rho = _forward(x, hard, alpha, *_per_channel(x, weight, bias))
@@ -115,7 +120,7 @@ def layer_act_backward(
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """As `cpu.layer_act_backward`."""
     if weight is None and bias is None:
-        rows = _run(_backward_of_input, _rows(x), _rows(g), stats[:, :1], stats[:, 1:], hard)
+        rows = _run(_backward_of_input, hard, _rows(x), g=_rows(g), mean=stats[:, :1], rho=stats[:, 1:])
         return rows.as_strided(x.shape, x.stride()), None, None
     view = (-1,) + (1,) * (x.dim() - 1)
     mean, rho = stats[:, 0].view(view), stats[:, 1].view(view)
