@@ -135,6 +135,10 @@ def by_type(self, x):
     return F.relu(self.conv(x if isinstance(x, torch.Tensor) else x[0]))
 
 
+def by_filter(self, x):
+    return sum([F.relu(self.conv(part)) for part in [x, -x] if part.sum() > 0])
+
+
 def with_side_effect(self, x):
     self.seen = x
     return F.relu(self.conv(x))
@@ -155,6 +159,15 @@ def through_a_view(self, x):
     return x
 
 
+def _without_source():
+    names = {"F": F}
+    exec("def without_source(self, x):\n    return F.relu(self.conv(x))", names)
+    return names["without_source"]
+
+
+without_source = _without_source()
+
+
 @pytest.mark.parametrize(
     ("forward", "reason"),
     [
@@ -163,6 +176,8 @@ def through_a_view(self, x):
         (by_data, "branches"),
         (by_argument, "branches"),
         (by_type, "branches"),
+        (by_filter, "branches"),
+        (without_source, "no source"),
         (with_side_effect, "writes to an attribute"),
         (with_context, "with statement"),
         (with_noise, "constant"),

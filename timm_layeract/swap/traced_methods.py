@@ -6,7 +6,6 @@ class, children, state-dict keys, copies and pickles. A graph keeps neither bran
 refused wherever its trace might not be the whole of it.
 """
 
-import dis
 import functools
 import gc
 import importlib
@@ -22,18 +21,14 @@ from typing import Any
 
 from torch import fx, nn
 
+from .audit import UntraceableError, audited
 from .functional_calls import called_function
 
 __all__ = ["ActivationCall", "FunctionalMethod", "Source", "UntraceableError", "graph_of", "rewritten_class"]
 
-_PLAIN = (bool, int, float, str, type(None))
 
 # A rewritten method: its name, its source text, and the global names of that text as (name, "module" or "value", what).
 Source = tuple[str, str, tuple[tuple[str, str, Any], ...]]
-
-
-class UntraceableError(Exception):
-    """A method whose fx trace fails, or might not be the whole of the method; the message says why."""
 
 
 class _Tracer(fx.Tracer):
@@ -86,7 +81,7 @@ class FunctionalMethod:
             raise UntraceableError("it is a traced GraphModule; swap before tracing")
         if not isinstance(definition, FunctionType) or hasattr(definition, "__wrapped__") or method in vars(module):
             raise UntraceableError("it is decorated or replaced on the instance")
-        frozen = _audit(definition.__code__, module)
+        frozen = audited(definition.__code__, module)
         graphs = []
         for training in (True, False):
             with _undisturbed(module):
@@ -94,7 +89,7 @@ class FunctionalMethod:
                 graph, executed = _trace(module, method)
             graphs.append(graph)
             for code, owned in executed.items():
-                frozen |= _audit(code, module if owned else None)
+                frozen |= audited(code, module if owned else None)
         self.frozen = {name: getattr(module, name) for name in sorted(frozen - {"training"})}
         self.graph = graphs[0]
         if len({graph.python_code("self").src for graph in graphs}) > 1:
@@ -199,7 +194,8 @@ def _trace(module: nn.Module, method: str) -> tuple[fx.Graph, dict[CodeType, boo
 
     def note(frame: FrameType, event: str, arg: Any) -> None:
         name = frame.f_globals.get("__name__", "")
-        if event == "call" and name.split(".")[0] not in foreign and name != __name__:
+        made_by_collections = name.startswith("namedtuple_")
+        if event == "call" and name.split(".")[0] not in foreign and name != __name__ and not made_by_collections:
             arguments = frame.f_code.co_varnames[:1]
             executed[frame.f_code] = bool(arguments) and frame.f_locals.get(arguments[0]) is module
 
@@ -215,48 +211,6 @@ def _trace(module: nn.Module, method: str) -> tuple[fx.Graph, dict[CodeType, boo
     except Exception as error:  # whatever a forward raises when it is handed proxies
         raise UntraceableError(_message(error)) from error
     return graph, executed
-
-
-def _audit(code: CodeType, owner: nn.Module | None) -> set[str]:
-    """Refuse code that a graph cannot stand for; return the plain attributes of `owner` that it reads.
-
-    A condition may only read attributes of the module (which the rewritten method then guards) and loop variables.
-    """
-    frozen: set[str] = set()
-    condition: list[dis.Instruction] = []
-    loop_names: set[str] = set()
-    in_loop_head = False
-    own = code.co_varnames[0] if owner is not None and code.co_varnames else None
-    for ins in dis.get_instructions(code):
-        op = ins.opname
-        if op in ("STORE_ATTR", "DELETE_ATTR", "STORE_GLOBAL", "STORE_SUBSCR"):
-            raise UntraceableError("it writes to an attribute or an element")
-        if "WITH" in op:
-            raise UntraceableError("it uses a with statement")
-        if op == "LOAD_ATTR" and owner is not None and condition and _loads(condition[-1]) == {own}:
-            if isinstance(inspect.getattr_static(owner, ins.argval, owner), _PLAIN):
-                frozen.add(ins.argval)
-            elif not any(ins.argval in part for part in (owner._modules, owner._parameters, owner._buffers)):
-                ins = ins._replace(opname="CALL")  # a property or an object, which may change unseen
-        if "JUMP" in op and "IF" in op:
-            read = set().union(*map(_loads, condition))
-            if read - loop_names - {own} or any("CALL" in i.opname or "GLOBAL" in i.opname for i in condition):
-                line = next((i.positions.lineno for i in reversed(condition) if i.positions), code.co_firstlineno)
-                raise UntraceableError(f"it branches on more than its own attributes (line {line})")
-        if op.startswith("STORE_FAST") and in_loop_head:
-            loop_names |= set(_names(ins))
-        in_loop_head = op == "FOR_ITER" or (in_loop_head and op.startswith(("UNPACK", "STORE_FAST")))
-        ends = op.startswith(("STORE", "POP_TOP", "RETURN", "FOR_ITER")) or "JUMP" in op
-        condition = [] if ends else [*condition, ins]
-    return frozen
-
-
-def _names(ins: dis.Instruction) -> tuple[str, ...]:
-    return ins.argval if isinstance(ins.argval, tuple) else (ins.argval,)
-
-
-def _loads(ins: dis.Instruction) -> set[str]:
-    return set(_names(ins)) if ins.opname.startswith(("LOAD_FAST", "LOAD_DEREF")) else set()
 
 
 class _Rewritten:
