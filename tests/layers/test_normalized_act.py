@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import timm_layeract
+from tests.scripting import scripting
 from timm_layeract import NormalizedAct
 from timm_layeract.checkpoints.fingerprint import ActivationMismatchError, activation_fingerprint, check_fingerprint
 from timm_layeract.definition import normalized
@@ -379,7 +380,7 @@ def test_evaluation_survives_exports(export: str) -> None:
     x = inputs(5, 4, seed=3).float()
     expected = module.eval()(x)
     if export == "script":
-        with pytest.warns(FutureWarning, match=r"torch\.jit"):
+        with scripting():
             exported: Callable[[Tensor], Tensor] = torch.jit.script(module)
     elif export == "compile":
         exported = torch.compile(module, backend="eager", fullgraph=True)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from tests.scripting import scripting
 from timm_layeract import DecorrelatedBatchNorm2d, IEBN2d, ImageLayerNorm, LASiLU, SwitchNorm2d, list_norms
 from timm_layeract.layers.decorrelated_norm import inverse_square_root
 from timm_layeract.models._compatibility import NormalizationWarning, norms_that_undo
@@ -212,7 +213,7 @@ def test_networks_take_them_and_come_back_from_their_config(name: str, architect
 @each_batch_layer
 def test_evaluation_can_be_scripted(name: str) -> None:
     norm, x = LAYERS[name](3).eval(), torch.randn(2, 3, 4, 4)
-    with pytest.warns(FutureWarning, match=r"torch\.jit"):
+    with scripting():
         scripted = torch.jit.script(norm)
     torch.testing.assert_close(scripted(x), norm(x))
 

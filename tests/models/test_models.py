@@ -16,6 +16,7 @@ from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
+from tests.scripting import scripting
 from timm_layeract.checkpoints.fingerprint import activation_fingerprint
 
 OURS = timm.list_models(module=["resnet_cifar", "resnet_layeract"])
@@ -199,7 +200,7 @@ def test_torchscript(name):
     with set_scriptable(True):
         model = create(name).eval()
     x = images(model)
-    with pytest.warns(FutureWarning, match=r"torch\.jit"):
+    with scripting():
         scripted = torch.jit.script(model)
     with torch.no_grad():
         torch.testing.assert_close(scripted(x), model(x))

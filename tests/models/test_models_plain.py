@@ -9,6 +9,7 @@ from timm.models import group_parameters, save_for_hf
 from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
 
+from tests.scripting import scripting
 from timm_layeract import save_pretrained, unfuse
 from timm_layeract.checkpoints.fingerprint import ActivationMismatchError, activation_fingerprint
 from timm_layeract.errors import UserError
@@ -214,6 +215,6 @@ def test_batch_norm_and_layer_act_are_fused() -> None:
 @each_kind
 def test_torchscript(name: str) -> None:
     model = create(name).eval()
-    with pytest.warns(FutureWarning, match=r"torch\.jit"):
+    with scripting():
         scripted = torch.jit.script(model)
     torch.testing.assert_close(scripted(images(model)), model(images(model)))

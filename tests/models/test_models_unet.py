@@ -7,6 +7,7 @@ from timm.models import group_parameters, save_for_hf
 from torch import Tensor, nn
 
 import timm_layeract
+from tests.scripting import scripting
 from timm_layeract.checkpoints.fingerprint import ActivationMismatchError, activation_fingerprint
 from timm_layeract.models import unet_layeract
 from timm_layeract.models._unet_parts import Node
@@ -251,7 +252,7 @@ def test_parameters_fall_into_groups_of_rising_depth(name):
 @pytest.mark.parametrize("name", ["unet", "unet_nobn_lasilu", "unet_lahardsilu"])
 def test_torchscript(name):
     model = create(name)
-    with pytest.warns(FutureWarning, match=r"torch\.jit"):
+    with scripting():
         scripted = torch.jit.script(model)
     with torch.no_grad():
         x = images(1, 3, 37, 50)

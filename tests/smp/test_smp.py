@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 import timm_layeract
 import timm_layeract.smp  # its names are attributes of the package once SMP is imported
+from tests.scripting import scripting
 from timm_layeract.checkpoints.fingerprint import ActivationMismatchError, activation_fingerprint
 from timm_layeract.checkpoints.save import stored_fingerprint
 from timm_layeract.errors import UserError
@@ -291,7 +292,7 @@ def test_script_and_export(encoder: str) -> None:
         expected = model(x)
         exported = torch.export.export(model, (x,)).module()
         torch.testing.assert_close(exported(x), expected, rtol=1e-4, atol=1e-4)
-        with pytest.warns(FutureWarning, match=r"torch\.jit"):
+        with scripting():
             scripted = torch.jit.script(model)
         torch.testing.assert_close(scripted(x), expected, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(model(x), expected, rtol=1e-4, atol=1e-4)

@@ -1,5 +1,7 @@
 """torch's names that are private, or that older versions lack (tested from 2.4)."""
 
+from typing import Any
+
 import torch
 from torch.autograd import forward_ad
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
@@ -11,6 +13,7 @@ __all__ = [
     "BatchNorm",
     "Dropout",
     "LazyModuleMixin",
+    "accelerator",
     "has_avx512_bf16",
     "in_backward",
     "is_compile_error",
@@ -27,6 +30,23 @@ PRIVATE = {
     "torch.nn.modules.dropout._DropoutNd": ("0.4", "dropout between a normalisation and an activation hides it"),
     "torch.nn.modules.lazy.LazyModuleMixin": ("1.8", "no LazyLayerAct"),
 }
+
+
+class _Cuda:
+    """What of `torch.accelerator` is asked here, of CUDA alone."""
+
+    is_available = staticmethod(torch.cuda.is_available)
+    current_device_index = staticmethod(torch.cuda.current_device)
+    device_index = torch.cuda.device
+
+    @classmethod
+    def current_accelerator(cls, check_available: bool = False) -> torch.device | None:
+        return torch.device("cuda") if cls.is_available() else None
+
+
+# Public, whole since torch 2.8; before that devices other than CUDA's are not found.
+_accelerator = getattr(torch, "accelerator", None)
+accelerator: Any = _accelerator if hasattr(_accelerator, "device_index") else _Cuda
 
 
 def transformed() -> bool:

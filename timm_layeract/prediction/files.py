@@ -13,6 +13,7 @@ from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 from torchvision.transforms.functional import to_pil_image
 
+from ..compat.torch import accelerator
 from ..data.augment import normalize
 from ..data.images import image_files, read_image
 from ..data.pictures import overlay
@@ -60,7 +61,7 @@ def load_segmenter(name: str) -> Segmenter:
     Raises:
         UserError: No such model, no weights for it, or a network that has no dense output.
     """
-    device = torch.accelerator.current_accelerator(check_available=True) or "cpu"
+    device = accelerator.current_accelerator(check_available=True) or "cpu"
     model = load_network(name)
     if not hasattr(model, "feature_info"):
         raise UserError(f"{name} has no feature maps, so it segments nothing; choose a network such as unet_lasilu.")

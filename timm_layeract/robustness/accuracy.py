@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_calibration_error
 
+from ..compat.torch import accelerator
 from ..data.sources import ImageSplit
 from ..errors import UserError
 from ..networks import Network
@@ -32,7 +33,7 @@ class Score:
 
 def default_device() -> torch.device:
     """The accelerator if there is one, else the CPU."""
-    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    return accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 
 @torch.inference_mode()

@@ -25,6 +25,7 @@ from torchvision.transforms.functional import resize
 
 from .._utils.files import write_whole
 from ..checkpoints.save import save_weights
+from ..compat.torch import accelerator
 from ..data.augment import SampleRandom
 from ..dead_units import dead_units
 from ..errors import UserError
@@ -46,7 +47,7 @@ PROBES = 256  # held-out samples on which dead units are looked for
 
 def process_state() -> PartialState:
     """This process among those of the run; without an accelerator, several of them meet on the CPU (gloo)."""
-    return PartialState(cpu=not torch.accelerator.is_available())
+    return PartialState(cpu=not accelerator.is_available())
 
 
 @dataclass

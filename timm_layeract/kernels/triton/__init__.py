@@ -12,6 +12,7 @@ import os
 import torch
 from torch import Tensor
 
+from ...compat.torch import accelerator
 from .layer_act import layer_act_backward, layer_act_forward
 from .norm_act import (
     norm_act_backward,
@@ -48,6 +49,6 @@ def available(x: Tensor | None = None) -> bool:
     """
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
     if not _installed or x is None:
-        return _installed and (interpreted or torch.accelerator.is_available())
+        return _installed and (interpreted or accelerator.is_available())
     on_device = x.device.type in DEVICES or (interpreted and x.device.type == "cpu")
     return on_device and x.numel() < LARGEST * x.shape[0]

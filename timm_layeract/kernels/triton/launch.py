@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...compat.torch import accelerator
 from .shapes import Tiles
 
 __all__ = [
@@ -40,8 +41,8 @@ def launch(which: str, x: Tensor, programs: int, warps: int, *arguments: Any) ->
     from . import programs as kernels  # importing triton takes longer than importing this package
 
     # Triton launches on the current device.
-    here = x.device.type == "cpu" or x.device.index == torch.accelerator.current_device_index()
-    with nullcontext() if here else torch.accelerator.device_index(x.device.index):
+    here = x.device.type == "cpu" or x.device.index == accelerator.current_device_index()
+    with nullcontext() if here else accelerator.device_index(x.device.index):
         getattr(kernels, which)[(programs,)](*arguments, num_warps=warps)
 
 
