@@ -18,7 +18,7 @@ from urllib.parse import parse_qs, unquote, urlparse
 
 import pytest
 import yaml
-from huggingface_hub import constants, file_download
+from huggingface_hub import constants, file_download, utils
 
 TOKEN = "hf_" + "x" * 34
 CUT = -1  # instead of a status: the connection breaks
@@ -286,6 +286,7 @@ def point_to(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     for module in (constants, file_download):  # which has a name of its own for it before 1.0
         monkeypatch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    getattr(utils, "reset_sessions", lambda: None)()  # before 1.0 a session stays offline
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda _: None)
     monkeypatch.delenv("HF_TOKEN", raising=False)

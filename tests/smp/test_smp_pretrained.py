@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ from timm_layeract.errors import UserError
 
 REPO = "org/unet_lasilu"
 PLACES = ["folder", "hub"]
+
+BEFORE_1 = pytest.mark.skipif(int(version("huggingface-hub").split(".")[0]) < 1, reason="huggingface_hub 1.0 and later")
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +89,7 @@ def test_revision_offline_and_pinned_hash(
         smp.from_pretrained(REPO, revision=revision)
 
 
+@BEFORE_1
 def test_another_cache_and_an_empty_one(
     hub: HubServer, saved: tuple[nn.Module, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -98,6 +102,7 @@ def test_another_cache_and_an_empty_one(
         smp.from_pretrained(REPO)
 
 
+@BEFORE_1
 def test_a_cut_download_is_resumed(
     hub: HubServer, saved: tuple[nn.Module, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

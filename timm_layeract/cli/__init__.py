@@ -11,6 +11,7 @@ EXTRAS = {
     **dict.fromkeys(("accelerate", "datasets", "jinja2", "jsonschema", "matplotlib", "rich", "typer", "yaml"), "train"),
     "segmentation_models_pytorch": "segmentation",
     **dict.fromkeys(("cv2", "mlxtend", "scipy", "sklearn", "torchmetrics"), "eval"),
+    "imagecorruptions": "frost",
     "tokenizers": "text",
 }
 

@@ -145,9 +145,12 @@ class RecordsActivations:
         **arguments: Any,
     ) -> Any:
         """Build the network and load its weights, checked before (`checkpoints.load.saved_weights`)."""
-        download = dict(
+        download: dict[str, Any] = dict(
             cache_dir=cache_dir, force_download=force_download, local_files_only=local_files_only, token=token
         )
+        for key in ("proxies", "resume_download"):  # of huggingface_hub before 1.0
+            if (value := arguments.pop(key, None)) is not None:
+                download[key] = value
         weights = saved_weights(model_id, revision, SAVE_AGAIN, **download)
         for key in (WEIGHTS_HASH_KEY, NAME_KEY):  # in config.json, and no arguments
             arguments.pop(key, None)
