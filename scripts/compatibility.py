@@ -26,9 +26,10 @@ NEWEST = ["torch", "torchvision", "timm", "huggingface-hub", "segmentation-model
 
 
 def floors() -> list[str]:
-    """The lower bounds of pyproject.toml as exact versions, and what torch 2.4 needs beside it."""
+    """The lower bounds of pyproject.toml as exact versions, but for photographs, which the core does not need."""
     text = (ROOT / "pyproject.toml").read_text()
-    return [f"{name}=={version}" for name, version in re.findall(r'^    "([\w-]+)>=([\d.]+)",', text, re.MULTILINE)]
+    bounds = re.findall(r'^    "([\w-]+)>=([\d.]+)",', text, re.MULTILINE)
+    return [f"{name}=={version}" for name, version in bounds if name != "imagecorruptions-imaug"]
 
 
 SETS: dict[str, tuple[Sequence[str], list[str]]] = {  # -> Pythons, the first that is there is taken; requirements
