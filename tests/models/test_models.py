@@ -52,6 +52,11 @@ def create_meta(name: str, **kwargs: object) -> nn.Module:
     return timm.create_model(name, device="meta", dtype=torch.float32, **kwargs).eval()
 
 
+def assert_alike(found: Tensor, expected: Tensor) -> None:
+    """Equal but for rounding, of which a hundred layers that nothing has trained make more the larger their values."""
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * (1 + float(expected.abs().max())))
+
+
 def images(model: nn.Module, batch: int = 2, size: int = 64) -> Tensor:
     _, height, width = model.pretrained_cfg["input_size"]
     generator = torch.Generator().manual_seed(1)
@@ -203,7 +208,7 @@ def test_torchscript(name):
     with scripting():
         scripted = torch.jit.script(model)
     with torch.no_grad():
-        torch.testing.assert_close(scripted(x), model(x))
+        assert_alike(scripted(x), model(x))
 
 
 @each_kind_then_all
@@ -218,7 +223,7 @@ def test_fx(name):
     next(iter(traced.train()(x).values())).mean().backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
     with torch.no_grad():
-        torch.testing.assert_close(next(iter(traced.eval()(x).values())), model.eval()(x))
+        assert_alike(next(iter(traced.eval()(x).values())), model.eval()(x))
 
 
 @each_kind

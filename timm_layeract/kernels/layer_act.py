@@ -66,7 +66,12 @@ class _FusedLayerAct(torch.autograd.Function):
 def recomputed_layer_act(
     x: Tensor, scale: str, alpha: float, weight: Tensor | None = None, bias: Tensor | None = None
 ) -> Tensor:
-    """`composite.layer_act`, whose intermediate results backward computes again, so that the input alone is kept."""
+    """`composite.layer_act`, whose intermediate results backward computes again, so that the input alone is kept.
+
+    On devices that do not know autocast (meta), where nothing is kept anyway, the composite itself.
+    """
+    if not torch.amp.is_autocast_available(x.device.type):
+        return composite.layer_act(x, scale, alpha, weight, bias)
     return _RecomputedLayerAct.apply(x, scale, alpha, weight, bias)
 
 
