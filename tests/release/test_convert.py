@@ -196,7 +196,9 @@ def test_the_authors_imagenet_networks(tmp_path: Path, name: str, act: Act, side
     theirs = trained(with_act(getattr(torchvision.models, name.split("_")[0])(num_classes=7), act))
     state = {f"module.{key}": tensor for key, tensor in theirs.state_dict().items()}
     torch.save({"state_dict": state, "epoch": 3, "optimizer": {"lr": 0.1}}, tmp_path / "checkpoint.pth.tar")
-    convert(tmp_path / "checkpoint.pth.tar", name, tmp_path / "out")
+    with pytest.raises(UserError, match=r"do not tell whose they are: give --from timm .* or --from layeract"):
+        convert(tmp_path / "checkpoint.pth.tar", name, tmp_path / "out")
+    convert(tmp_path / "checkpoint.pth.tar", name, tmp_path / "out", "layeract")
     assert_same_logits(theirs, tmp_path / "out", side)
 
 
@@ -225,6 +227,17 @@ def test_the_authors_u_net(tmp_path: Path, name: str, act: Act, shape: dict[str,
     for wrong in ("unet_nobn_lasilu", "unetplusplus_lasilu"):
         with pytest.raises(UserError, match=r"does not fit unet_nobn_lasilu: .*left over|takes the weights of"):
             convert(tmp_path / "checkpoint.pth.tar", wrong, tmp_path / "wrong")
+
+
+@pytest.mark.parametrize("source", [None, "layeract", "timm"])
+@pytest.mark.parametrize("name", ["unet_lasilu", "resnet20_lasilu"])
+def test_files_of_ours_stay_as_they_are(tmp_path: Path, name: str, source: str | None) -> None:
+    torch.manual_seed(0)
+    model = trained(timm.create_model(name))
+    done = convert(save(model.state_dict(), tmp_path / "mine.pth"), name, tmp_path / "out", source)
+    loaded = assert_same_logits(model, tmp_path / "out", 32)
+    assert activation_fingerprint(loaded) == activation_fingerprint(model)
+    assert done.renamed == {}
 
 
 def test_the_unbiased_variance_is_needed() -> None:

@@ -60,9 +60,13 @@ def convert(
     arch: Annotated[str, typer.Option("--arch", help="Architecture of ours that it is for: resnet20_lasilu.")],
     out: Annotated[Path, typer.Option("--out", help="New folder, which local-dir:FOLDER loads.")],
     source: Annotated[
-        str,
-        typer.Option("--from", help="Code it comes from: layeract (the LayerAct authors') or timm (torchvision too)."),
-    ] = "layeract",
+        str | None,
+        typer.Option(
+            "--from",
+            help="Code it comes from: layeract (the LayerAct authors') or timm (torchvision and ours too). Left out, "
+            "the keys tell, but for ImageNet ResNets.",
+        ),
+    ] = None,
 ) -> None:
     """Convert a checkpoint of other code into a folder in the Hub's layout, with the same logits.
 

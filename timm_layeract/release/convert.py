@@ -96,28 +96,36 @@ class Conversion:
     folder: Path
 
 
-def convert(file: str | Path, architecture: str, folder: str | Path, source: str = "layeract") -> Conversion:
+def convert(file: str | Path, architecture: str, folder: str | Path, source: str | None = None) -> Conversion:
     """Turn a state dict of somebody else's code into a folder that timm loads, with the same logits.
 
     Args:
         file: ``.pth``, ``.pth.tar``, ``.safetensors``; tensors only, a state dict or a dict that holds one.
         architecture: Registered name that the weights are for; a checkpoint does not tell its activation.
         folder: New or empty folder.
-        source: ``"layeract"``, the published LayerAct code; ``"timm"``, timm or torchvision.
+        source: ``"layeract"``, the published LayerAct code; ``"timm"``, timm or torchvision, and ours. The keys tell
+            them apart if None, but for ImageNet ResNets, which all call their parameters alike.
 
     Raises:
-        UserError: Unknown names, unreadable file, pickled objects, keys or shapes that do not fit, NaN or infinity,
-            used folder. Nothing is written then.
+        UserError: Unknown names, a file that may come from either code, unreadable file, pickled objects, keys or
+            shapes that do not fit, NaN or infinity, used folder. Nothing is written then.
     """
     folder = Path(folder)
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise UserError(f"{folder} is not an empty folder; give another --out.")
-    if source not in SOURCES:
+    if source is not None and source not in SOURCES:
         raise UserError(f"Unknown source {source!r}; {did_you_mean(source, SOURCES)}")
     check_architecture(architecture)
     loaded = _read(Path(file))
-    layout = _layout(source, architecture)
+    layout = _layout(source or "layeract", architecture)
+    if source is None and layout.activations and not layout.renames and _changes_activation(architecture, layout):
+        raise UserError(
+            f"The keys of {file} do not tell whose they are: give --from timm for networks of ours, timm's and "
+            f"torchvision's, or --from layeract for the LayerAct authors', whose activation differs."
+        )
     renamed = _rename(loaded, layout, file)
+    if layout.renames and all(key == ours for key, ours in renamed.items()):
+        layout = Layout()  # the keys are ours already
     tensors = {renamed[key]: _in_our_order(renamed[key], tensor, layout) for key, tensor in loaded.items()}
     model = _build(architecture, layout, tensors)
     _check(model.state_dict(), tensors, file, architecture)
@@ -156,6 +164,11 @@ def _layout(source: str, architecture: str) -> Layout:
         if isinstance(kind, cls):
             return layout
     raise UserError(f"The {source} code has no network that {architecture} takes the weights of; try --from timm.")
+
+
+def _changes_activation(architecture: str, layout: Layout) -> bool:
+    """Whether the layout's code computes another activation than the architecture names."""
+    return any(architecture.endswith(suffix) for suffix in layout.activations)
 
 
 def _rename(loaded: Mapping[str, Tensor], layout: Layout, file: str | Path) -> dict[str, str]:
