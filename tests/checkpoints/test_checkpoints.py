@@ -10,6 +10,7 @@ import timm
 import torch
 from safetensors import safe_open
 from torch import nn
+from torch.nn.utils import prune
 
 import timm_layeract
 from tests.networks import load_embedded
@@ -199,3 +200,40 @@ def test_the_untagged_name_loads_the_embedded_weights() -> None:
     assert fresh(torch.zeros(1, 1, 32, 32)).shape == (1, 3)
     torch.testing.assert_close(fresh.layer1[0].conv1.weight, model.layer1[0].conv1.weight)
     assert timm.get_pretrained_cfg("resnet20_lasilu").tag == "cifar10"
+
+
+def test_what_people_have_after_training(tmp_path):
+    """A compiled network is saved as what it wraps; what no config can describe is refused with the way out."""
+
+    def network():
+        return timm.create_model("resnet20_lasilu", pretrained=True).eval()
+
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    save_pretrained(torch.compile(network(), backend="eager"), tmp_path / "compiled")
+    loaded = timm.create_model(f"local-dir:{tmp_path / 'compiled'}", pretrained=True).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(images), network()(images), rtol=0, atol=0)
+
+    def by_hand(model):
+        model.fc = nn.Linear(64, 4)
+
+    def pruned(model):
+        prune.l1_unstructured(model.layer1[0].conv1, "weight", 0.5)
+
+    def tied(model):
+        model.layer1[1].conv1.weight = model.layer1[2].conv1.weight
+
+    def parametrized(model):
+        nn.utils.parametrizations.spectral_norm(model.fc)
+
+    for change, words in (
+        (by_hand, r"is not as resnet20_lasilu builds it .*model\.reset_classifier\(CLASSES\)"),
+        (pruned, r"layer1\.0\.conv1 has a pruning mask.*prune\.remove"),
+        (tied, r"layer1\.1\.conv1\.weight and layer1\.2\.conv1\.weight are one tensor"),
+        (parametrized, "fc is parametrized"),
+    ):
+        model = network()
+        change(model)
+        with pytest.raises(UserError, match=words):
+            save_pretrained(model, tmp_path / change.__name__)
+        assert not (tmp_path / change.__name__).exists()

@@ -14,6 +14,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from .._utils.files import write_whole
 from ..compat import timm as timm_compat
@@ -124,13 +125,17 @@ def save_pretrained(model: nn.Module, directory: str | Path, label_names: tuple[
         The architecture it was saved as.
 
     Raises:
-        UserError: The model is not timm's, or no registered architecture describes its activations.
+        UserError: The model is not timm's, or no registered architecture describes its activations; pruning masks,
+            parametrizations or tied weights, which a state dict of its architecture has no place for; another head than
+            its architecture has.
     """
+    model = getattr(model, "_orig_mod", model)  # what torch.compile wraps
     if is_smp(model):
         model.save_pretrained(directory)  # type: ignore[operator]
         return type(model).__name__
     if "architecture" not in getattr(model, "pretrained_cfg", {}):
         raise UserError(f"{type(model).__name__} was not made by timm.create_model, so no config can describe it.")
+    _check_savable(model)
     described = _rebuild(model)
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
@@ -141,6 +146,32 @@ def save_pretrained(model: nn.Module, directory: str | Path, label_names: tuple[
         for path in Path(partial).iterdir():
             shutil.move(path, directory / path.name)
     return described.pretrained_cfg["architecture"]  # type: ignore[index,return-value]
+
+
+def _check_savable(model: nn.Module) -> None:
+    """Refuse what would come back as something else than it is."""
+    for path, module in model.named_modules():
+        if parametrize.is_parametrized(module):
+            raise UserError(
+                f"{path} is parametrized: make its weights plain by "
+                f"torch.nn.utils.parametrize.remove_parametrizations, and save then."
+            )
+        masked = [
+            name.removesuffix("_mask") for name, _ in module.named_buffers(recurse=False) if name.endswith("_mask")
+        ]
+        if masked and f"{masked[0]}_orig" in module._parameters:
+            raise UserError(
+                f"{path} has a pruning mask: make it permanent by torch.nn.utils.prune.remove(module, {masked[0]!r}), "
+                f"and save then."
+            )
+    seen: dict[int, str] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        first = seen.setdefault(id(parameter), name)
+        if first != name:
+            raise UserError(
+                f"{first} and {name} are one tensor, and would come back as two: give each its own, "
+                f"nn.Parameter(weight.detach().clone()), and save then."
+            )
 
 
 def save_config(model: nn.Module, weights: Path, label_names: tuple[str, ...] | None = None) -> None:
@@ -163,7 +194,14 @@ def _rebuild(model: nn.Module) -> nn.Module:
         with torch.device("meta"):
             built = timm.create_model(architecture, **arguments)
         if activation_fingerprint(built) == wanted:
-            built.load_state_dict(model.state_dict(), strict=True, assign=True)
+            try:
+                built.load_state_dict(model.state_dict(), strict=True, assign=True)
+            except RuntimeError as error:
+                first = str(error).splitlines()[1].strip().split(": ", 1)[-1][:150]
+                raise UserError(
+                    f"The model is not as {architecture} builds it ({first}), so no config describes it; change its "
+                    f"head by model.reset_classifier(CLASSES) and the rest by arguments of timm.create_model."
+                ) from error
             built.pretrained_cfg = {**source_cfg, "architecture": architecture}  # type: ignore[assignment]
             return built
         if architecture == own and arguments == args:
