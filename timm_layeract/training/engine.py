@@ -20,7 +20,7 @@ from accelerate.utils import send_to_device
 from safetensors.torch import load_file
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from torchvision.transforms.functional import resize
 
 from .._utils.files import write_whole
@@ -33,6 +33,7 @@ from .batches import Batches, Part, stream
 from .checkpointing import find_checkpoint, write_checkpoint
 from .cuda_graph import StepGraphs, check_capturable
 from .device_data import on_device
+from .loading import RowLoader
 from .measurements import DivergedError, Measurements, added, sums_of
 from .optim import create_optimizer, create_schedule
 from .options import Execution
@@ -140,6 +141,7 @@ class Trainer:
         # Not prepared: accelerate would step it once for every process.
         self.schedule = create_schedule(optimizer, recipe, max(1, self.total_steps))
         self.ema = ModelEmaV3(self.unwrapped, decay=recipe.ema_decay, use_warmup=True) if recipe.ema_decay else None
+        self._loaders: dict[int, RowLoader] = {}  # of the training and the held-out data, which are read every epoch
         self.step = 0  # optimizer steps done
         self.history: list[EpochRecord] = []
         self.times: list[EpochTime] = []
@@ -343,11 +345,13 @@ class Trainer:
         """The batches of these rows, on this process's device."""
         if data is self.train_data and self.device_data is not None:
             return self.device_data.batches(batches)
-        on_gpu = self.accelerator.device.type == "cuda"
-        loader = DataLoader(
-            data, batch_sampler=batches, collate_fn=_as_it_is, num_workers=self.workers, pin_memory=on_gpu
-        )
-        return (send_to_device(batch, self.accelerator.device, non_blocking=True) for batch in loader)
+        kept = data is self.train_data or data is self.val_data
+        loader = self._loaders.get(id(data))
+        if loader is None:
+            loader = RowLoader(data, self.workers, self.accelerator.device.type == "cuda", kept)
+        if kept:
+            self._loaders[id(data)] = loader
+        return (send_to_device(batch, self.accelerator.device, non_blocking=True) for batch in loader(batches))
 
     def _lay_out(self, inputs: Tensor) -> Tensor:
         return inputs.contiguous(memory_format=torch.channels_last) if self.recipe.channels_last else inputs
@@ -363,7 +367,3 @@ class Trainer:
             sums = self.accelerator.reduce(self._to_device(sums), "sum")
         *totals, count = sums.tolist()
         return self.task.summarise([total / count for total in totals])
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch

@@ -47,7 +47,7 @@ class Measurements:
         Raises:
             DivergedError: The loss of this part is not finite; on a GPU, that of this or one of the parts before.
         """
-        self._waiting.append((torch.cat([sums, loss.detach()[None].to(sums.dtype)]), Place(epoch, step, lr)))
+        self._waiting.append((torch.cat([sums, loss.detach()[None].to(sums)]), Place(epoch, step, lr)))
         if len(self._waiting) >= self._at_once:
             self.read()
 
