@@ -14,7 +14,7 @@ LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 def describe(values: Tensor) -> dict[str, Any]:
     """Mean, deviation and the quantiles at `LEVELS` of the values of a tensor."""
-    flat = values.detach().double().flatten().cpu()
+    flat = values.detach().cpu().double().flatten()
     quantiles = torch.quantile(flat, torch.tensor(LEVELS, dtype=flat.dtype))
     return {
         "count": len(flat),

@@ -135,4 +135,4 @@ def gradient_score(statistics: Mapping[Any, tuple[float, float]]) -> float:
 def mean_weights(model: nn.Module) -> float:
     """Sum over the convolutions and linear layers of the absolute mean of their weights (figure 4)."""
     layers = (module for module in model.modules() if isinstance(module, nn.Linear | nn.modules.conv._ConvNd))
-    return sum(abs(float(layer.weight.detach().double().mean())) for layer in layers)
+    return sum(abs(float(layer.weight.detach().cpu().double().mean())) for layer in layers)

@@ -16,6 +16,7 @@ from torchvision.transforms.functional import to_pil_image
 
 from ...data.augment import SampleRandom, normalize
 from ...data.augment_masks import NUMBERS, TURN, random_windows
+from ...data.columns import Columns
 from ...data.images import pad_to_multiple
 from ...data.masks import MaskSplit, load_mask_splits
 from ...data.pictures import compare_masks
@@ -63,7 +64,7 @@ def overlap_counts(logits: Tensor, targets: Tensor, threshold: float = 0.5) -> T
     """
     found, truth = logits[:, 0].float().sigmoid() >= threshold, targets == 1
     counted = (found & truth, found & (targets == 0), ~found & truth)
-    return torch.stack([each.sum((1, 2)) for each in counted], 1).double()
+    return _exact(torch.stack([each.sum((1, 2)) for each in counted], 1))
 
 
 class Segmentation:
@@ -108,7 +109,7 @@ class Segmentation:
         source: str, recipe: Recipe, input_size: tuple[int, int], progress: bool, labelled: bool = True
     ) -> dict[str, MaskSplit]:
         """The data set, at the sizes that its images have."""
-        return load_mask_splits(source, progress, labelled)
+        return load_mask_splits(source, progress, labelled, Columns(recipe.image_column, recipe.label_column))
 
     @staticmethod
     def network_args(split: MaskSplit) -> dict[str, Any]:
@@ -148,7 +149,7 @@ class Segmentation:
     def measure(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Loss and overlap counts, of the deepest output where there are several."""
         deepest = _each(outputs)[-1]
-        return torch.cat([bce_dice(deepest, targets)[:, None].double(), overlap_counts(deepest, targets)], 1)
+        return torch.cat([_exact(bce_dice(deepest, targets)[:, None]), overlap_counts(deepest, targets)], 1)
 
     def summarise(self, means: list[float]) -> dict[str, float]:
         loss, both, found, missed = means
@@ -170,6 +171,11 @@ class Segmentation:
 
     def save(self, folder: Path) -> None:
         """Nothing."""
+
+
+def _exact(values: Tensor) -> Tensor:
+    """In float64: where they are on CUDA, so that nobody waits, else on the CPU, as Apple's GPUs have none."""
+    return (values if values.is_cuda else values.cpu()).double()
 
 
 def _each(outputs: Tensor) -> list[Tensor]:
