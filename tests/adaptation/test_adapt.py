@@ -135,7 +135,7 @@ def test_unlabelled_images_need_no_classes(trained: nn.Module, splits: dict[str,
     folder.mkdir()
     for index in range(40):
         Image.fromarray(splits["train"].images[index].permute(1, 2, 0).numpy()).save(folder / f"{index}.png")
-    with pytest.raises(UserError, match="classes"):
+    with pytest.raises(UserError, match="no class folders"):
         adapted(trained, str(folder), epochs=1, batch_size=20)
     network = adapted(trained, str(folder), epochs=1, unlabelled=True, batch_size=20)
     assert set(activation_fingerprint(network).values()) == {"LASiLU(alpha=1e-05)"}

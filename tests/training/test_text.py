@@ -211,7 +211,7 @@ def test_data_that_is_refused(tmp_path: Path) -> None:
             {"a": ["x"], "b": ["y"], "label": [0]},
             "one column of texts, called text; its columns are a, b, l",
         ),
-        "unlabelled": ({"text": ["x"]}, "has no column label; its columns are text"),
+        "unlabelled": ({"text": ["x"]}, "has no label column; its columns are text"),
         "holes": ({"text": ["x", None], "label": [0, 1]}, "rows without text"),
         "empty": ({"text": [], "label": []}, "parquet files in .*empty cannot be read"),
         "single": ({"text": ["x", "y"], "label": [1, 1]}, "training texts of 1 only"),
@@ -228,7 +228,7 @@ def test_data_that_is_refused(tmp_path: Path) -> None:
     hidden.cast_column("label", datasets.ClassLabel(names=list(CLASSES))).to_parquet(
         str(tmp_path / "minus/train.parquet")
     )
-    refused("minus", "has the label -1, which is none of neg, pos")
+    refused("minus", "has labels from -1 to -1, but 2 classes")
     (tmp_path / "untrained").mkdir()
     rows(4).to_parquet(str(tmp_path / "untrained" / "test.parquet"))
     refused("untrained", "no 'train' split")

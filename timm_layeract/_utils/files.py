@@ -1,5 +1,6 @@
 """What every result has in common: files that are written whole, tables, and where a result was taken."""
 
+import codecs
 import json
 import platform
 import statistics
@@ -17,6 +18,7 @@ __all__ = [
     "mean_and_deviation",
     "noise_table",
     "p_value_table",
+    "read_text",
     "surroundings",
     "write_json",
     "write_whole",
@@ -32,6 +34,17 @@ def write_whole(path: Path, content: str | bytes) -> None:
     partial = path.with_name(f"{path.name}.partial")
     partial.write_bytes(content.encode() if isinstance(content, str) else content)
     partial.replace(path)
+
+
+def read_text(path: Path) -> str:
+    """A text that people wrote, in UTF-8, or in UTF-16 where its first bytes say so; without the mark that says it.
+
+    Raises:
+        UnicodeDecodeError: It is neither.
+    """
+    content = path.read_bytes()
+    marked = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return content.decode("utf-16" if marked else "utf-8-sig")
 
 
 def write_json(path: Path, value: Any) -> None:

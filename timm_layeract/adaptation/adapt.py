@@ -26,6 +26,7 @@ from .._utils.progress import tracked
 from ..checkpoints.manifest import HUB_FILE
 from ..checkpoints.save import is_smp, save_pretrained, save_weights
 from ..compat.torch import BatchNorm
+from ..data.classes import check_classes, label_names
 from ..data.masks import MaskSplit
 from ..data.sources import Split
 from ..errors import UserError
@@ -131,10 +132,11 @@ def _adapt(
     source = _described(load_network(model) if isinstance(model, str) else model)
     target = target_network(source, adaptation.to)
     recipe = _recipe(source, choose)
-    splits = _splits(data, recipe, source, execution, labelled=not adaptation.unlabelled)
+    splits: Any = _splits(data, recipe, source, execution, labelled=not adaptation.unlabelled)
     if not adaptation.unlabelled:
         # the names that a network not loaded just now has may be another checkpoint's
-        _check_classes(splits["train"].classes, source, named=isinstance(model, str))
+        way_out = "fine-tune it on these (layeract finetune), or adapt it without labels (--unlabelled)"
+        check_classes(splits["train"].classes, source, way_out=way_out, named=isinstance(model, str))
     started_from = model if isinstance(model, str) else str(source.pretrained_cfg["architecture"])  # type: ignore[index]
     identity = {
         **identify(target, recipe, splits, data_name, started_from),
@@ -147,9 +149,8 @@ def _adapt(
     task = TASKS[recipe.task](target, recipe, splits["train"])
     if adaptation.distill:
         task = Taught(task, teacher, recipe, labelled=not adaptation.unlabelled)
-    train: Any = splits["train"]
     with TemporaryDirectory() if output is None else nullcontext(output) as folder:
-        with running(target, recipe, task, train, Path(folder), identity, execution) as trainer:
+        with running(target, recipe, task, splits, Path(folder), identity, execution) as trainer:
             _run(trainer, teacher, identity, splits)
         return trainer.evaluated.eval().cpu()
 
@@ -271,23 +272,6 @@ def _save(trainer: Trainer, classes: tuple[str, ...]) -> None:
             f"{error} Its weights are in {folder / HUB_FILE}, with the record of its activations: load them into the "
             f"network after swap_activations."
         )
-
-
-def _check_classes(classes: tuple[str, ...], network: nn.Module, named: bool) -> None:
-    """Refuse data whose classes are not the network's, in number or, where those are known, in name."""
-    names = label_names(network) if named else ()
-    ways = "fine-tune it on these (layeract finetune), or adapt it without labels (--unlabelled)"
-    if len(classes) != network.num_classes:
-        raise UserError(f"The data has {len(classes)} classes, the network {network.num_classes}: {ways}.")
-    for index, (own, other) in enumerate(zip(names, classes, strict=False)):
-        if own != other:
-            raise UserError(f"Class {index} is {other!r} in the data and {own!r} in the network: {ways}.")
-
-
-def label_names(network: nn.Module) -> tuple[str, ...]:
-    """Class names in a network's configuration, none where it has none."""
-    cfg: dict[str, Any] = network.pretrained_cfg  # type: ignore[assignment]
-    return tuple(cfg.get("label_names") or ())
 
 
 def _is_dense(model: nn.Module) -> bool:

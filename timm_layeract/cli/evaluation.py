@@ -7,7 +7,7 @@ import typer
 
 from ..errors import UserError
 from ..robustness.corruptions.constants import QUICK_CATEGORY, QUICK_IMAGES
-from .options import NAMES, Data, DataName, parse_numbers
+from .options import NAMES, Data, DataName, ImageColumn, LabelColumn, parse_numbers
 
 Models = Annotated[
     list[str],
@@ -52,6 +52,8 @@ def evaluate(
     batch_size: Annotated[int, typer.Option(min=1, help="Images at once.")] = 256,
     bf16: Bf16 = False,
     workers: Annotated[int | None, typer.Option(min=0, help="Processes that decode images; one a core.")] = None,
+    image: ImageColumn = None,
+    label: LabelColumn = None,
     data_name: DataName = None,
 ) -> None:
     """Measure a classifier's top-1 and top-5 accuracy, as timm's validate.py does.
@@ -61,6 +63,7 @@ def evaluate(
 
     Example: `layeract evaluate -m resnet50_lasilu.tin200 -d zh-plus/tiny-imagenet -o result.json`
     """
+    from ..data.columns import Columns
     from ..evaluation.evaluate import evaluate, read_indices
 
     evaluate(
@@ -77,6 +80,7 @@ def evaluate(
         batch_size=batch_size,
         bf16=bf16,
         workers=workers,
+        columns=Columns(image, label),
         data_name=data_name,
     )
 
@@ -98,6 +102,8 @@ def robustness(
     quick: Annotated[
         bool, typer.Option("--quick", help=f"Only {QUICK_CATEGORY}, on the first {QUICK_IMAGES:,} images.")
     ] = False,
+    image: ImageColumn = None,
+    label: LabelColumn = None,
     data_name: DataName = None,
     corruption_seed: Annotated[int, typer.Option(help="Seed of regenerated corruptions.")] = 0,
     bf16: Bf16 = False,
@@ -109,6 +115,7 @@ def robustness(
 
     Example: `layeract robustness resnet20.cifar10 resnet20_lasilu.cifar10 -d uoft-cs/cifar10 -o reports/first`
     """
+    from ..data.columns import Columns
     from ..robustness.run import robustness
 
     if quick and (corruptions or limit or released):
@@ -124,6 +131,7 @@ def robustness(
         corruptions=corruptions.split(",") if corruptions else (),
         baseline=baseline,
         limit=limit,
+        columns=Columns(image, label),
         data_name=data_name,
         corruption_seed=corruption_seed,
         bf16=bf16,
@@ -136,6 +144,8 @@ def corrupt(
     size: Annotated[int, typer.Option(min=8, help="Side that the images are resized to.")] = 32,
     corruptions: Corruptions = None,
     seed: Annotated[int, typer.Option(help="Another seed, other sets.")] = 0,
+    image: ImageColumn = None,
+    label: LabelColumn = None,
 ) -> None:
     """Write corrupted test images in CIFAR-10-C's layout, for other programs.
 
@@ -143,11 +153,12 @@ def corrupt(
 
     Example: `layeract corrupt -d uoft-cs/cifar10 -o data/cifar10-c`
     """
+    from ..data.columns import Columns
     from ..robustness.corruptions.constants import CORRUPTIONS, expand_names
     from ..robustness.corruptions.write import write_sets
 
     names = expand_names(corruptions.split(",")) if corruptions else CORRUPTIONS
-    write_sets(data, output, (size, size), names, seed)
+    write_sets(data, output, (size, size), names, seed, Columns(image, label))
 
 
 def significance(
@@ -175,6 +186,8 @@ def shifts(
     steps: Annotated[int, typer.Option(min=1, help="Steps of PGD.")] = 10,
     seeds: Seeds = None,
     limit: Limit = None,
+    image: ImageColumn = None,
+    label: LabelColumn = None,
     data_name: DataName = None,
 ) -> None:
     """Measure accuracy under attacks (FGSM, PGD in the L-infinity norm), rotations and translations.
@@ -183,6 +196,7 @@ def shifts(
 
     Example: `layeract shifts resnet20.cifar10 resnet20_lasilu.cifar10 -d uoft-cs/cifar10 -o reports/shifts`
     """
+    from ..data.columns import Columns
     from ..robustness.shifts import shifts
 
     chosen = kinds.split(",") if kinds else ()
@@ -194,5 +208,6 @@ def shifts(
         seeds=parse_numbers("--seeds", seeds),
         steps=steps,
         limit=limit,
+        columns=Columns(image, label),
         data_name=data_name,
     )

@@ -28,6 +28,8 @@ Model = Annotated[
 _HELP = {field.name: option.help for field, _, option in options_of(RunOptions)}
 Data = Annotated[str, typer.Option("--data", "-d", help=_HELP["data"])]
 DataName = Annotated[str | None, typer.Option(help=_HELP["data_name"])]
+ImageColumn = Annotated[str | None, typer.Option("--image", help=_HELP["image_column"])]
+LabelColumn = Annotated[str | None, typer.Option("--label", help=_HELP["label_column"])]
 Digits = Annotated[
     str | None,
     typer.Option("--data", "-d", help="MNIST as a folder or on the Hub (ylecun/mnist); 5,000 digits if left out."),

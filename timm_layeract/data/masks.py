@@ -15,8 +15,10 @@ from torch import Tensor
 
 from .._utils.progress import tracked
 from ..errors import UserError
-from .images import image_files, read_image, read_mask
-from .sources import MAX_BYTES, TEST_NAMES, open_data_set
+from .columns import Columns, choose_column
+from .images import bits_of_set, image_files, read_image, read_mask
+from .opening import open_data_set, split_roles
+from .sources import MAX_BYTES
 
 __all__ = ["MaskSplit", "load_mask_splits"]
 
@@ -64,7 +66,9 @@ class MaskSplit(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
         return digest.hexdigest()
 
 
-def load_mask_splits(source: str, progress: bool = True, labelled: bool = True) -> dict[str, MaskSplit]:
+def load_mask_splits(
+    source: str, progress: bool = True, labelled: bool = True, columns: Columns | None = None
+) -> dict[str, MaskSplit]:
     """Read a data set of images with binary masks and decode it.
 
     Args:
@@ -73,9 +77,11 @@ def load_mask_splits(source: str, progress: bool = True, labelled: bool = True) 
             the mask is the image column called mask, label, annotation or segmentation.
         progress: Show a progress bar while decoding.
         labelled: Read masks; without them the images may lie in a folder as they are, and every mask is empty.
+        columns: Which columns of a data set, where several may be meant; the label is the mask.
 
     Returns:
-        ``"train"`` and, where the data set has a test split (or only a validation split), ``"test"``.
+        ``"train"``; where there is a test split (or only a validation split), ``"test"``; and a validation split
+        beside that, ``"validation"``.
 
     Raises:
         UserError: No such folder or data set, no training split, an image without mask, a mask of another size or
@@ -84,13 +90,12 @@ def load_mask_splits(source: str, progress: bool = True, labelled: bool = True) 
     folder = Path(source)
     pairs = _folder_pairs(folder, labelled) if folder.is_dir() else None
     if pairs is None:
-        loaded = open_data_set(source)
-        pairs = {name: list(_pairs(split, f"{source} {name}", labelled)) for name, split in loaded.items()}
+        loaded, chosen = open_data_set(source, labelled=False), columns or Columns()
+        pairs = {name: list(_pairs(split, f"{source} {name}", labelled, chosen)) for name, split in loaded.items()}
     if "train" not in pairs:
         raise UserError(f"{source} has no 'train' split, only {', '.join(pairs)}; name the training files train*.")
-    test_name = next((name for name in TEST_NAMES if name in pairs), None)
-    wanted = {"train": "train", **({"test": test_name} if test_name else {})}
-    return {name: _decode(pairs[split], source, progress) for name, split in wanted.items()}
+    bits = bits_of_set(image for (image, _), _ in pairs["train"])
+    return {name: _decode(pairs[split], source, progress, bits) for name, split in split_roles(pairs).items()}
 
 
 def _folder_pairs(folder: Path, labelled: bool) -> dict[str, list[Pair]] | None:
@@ -117,14 +122,16 @@ def _folder_pairs(folder: Path, labelled: bool) -> dict[str, list[Pair]] | None:
     return pairs
 
 
-def _pairs(split: datasets.Dataset, where: str, labelled: bool) -> Iterable[Pair]:
+def _pairs(split: datasets.Dataset, where: str, labelled: bool, named: Columns) -> Iterable[Pair]:
     """Encoded images and masks of a data set."""
     columns = [name for name, feature in split.features.items() if isinstance(feature, datasets.Image)]
     masks = [name for name in columns if any(word in name.lower() for word in MASK_WORDS)]
     images = [name for name in columns if name not in masks]
     if not images or (labelled and not masks):
         raise UserError(f"{where} needs an image column and one called mask; its image columns are {columns}.")
-    chosen = [images[0], *(masks[:1] if labelled else [])]
+    chosen = [choose_column(images, split, where, "image", named.image)]
+    if labelled:
+        chosen.append(choose_column(masks, split, where, "label", named.label))
     files = split.select_columns(chosen)
     for column in chosen:
         files = files.cast_column(column, datasets.Image(decode=False))
@@ -137,10 +144,10 @@ def _pairs(split: datasets.Dataset, where: str, labelled: bool) -> Iterable[Pair
         yield image, mask[0] if mask else None
 
 
-def _decode(pairs: Sequence[Pair], source: str, progress: bool) -> MaskSplit:
+def _decode(pairs: Sequence[Pair], source: str, progress: bool, bits: int | None) -> MaskSplit:
     images, masks, size = [], [], 0
     for image_file, mask_file in tracked(pairs, f"decoding {len(pairs)} images", progress):
-        image = read_image(*image_file)
+        image = read_image(*image_file, bits)
         mask = read_mask(*mask_file) if mask_file else torch.zeros(image.shape[-2:], dtype=torch.uint8)
         if mask_file and image.shape[-2:] != mask.shape:
             raise UserError(

@@ -6,12 +6,10 @@ costs no Python work per image; a larger one stays on disk, and worker processes
 
 import hashlib
 import os
-import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from io import BytesIO
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import datasets
 import numpy as np
@@ -21,24 +19,25 @@ from torch import Tensor
 
 from .._utils.progress import tracked
 from ..errors import UserError, did_you_mean
+from .columns import Columns, image_column, read_labels
+from .images import bits_of_set, read_picture
+from .opening import open_data_set, split_roles, test_split, with_labels
 
 __all__ = [
-    "EncodedRows",
+    "EncodedImages",
     "ImageSplit",
     "Split",
     "StoredSplit",
+    "TestRows",
     "encoded_test_rows",
     "holdout",
-    "is_data_set",
     "load_splits",
     "load_test_split",
-    "open_data_set",
 ]
 
 # A decoded split larger than this stays on disk: it would not fit beside a network on an ordinary machine.
 MAX_BYTES = 16 * 2**30
-SAVED = "dataset_dict.json"  # in what `DatasetDict.save_to_disk` writes
-TEST_NAMES = ("test", "validation", "valid", "val")  # the first that a data set has is its test split
+DEPTH_PROBES = 1000  # images whose bit depth is looked at
 
 
 @dataclass(frozen=True)
@@ -78,31 +77,76 @@ class ImageSplit(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
 
 
 @dataclass(frozen=True)
-class StoredSplit(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
-    """Images on disk, decoded when they are asked for; as `ImageSplit` in everything else.
+class EncodedImages:
+    """Images of a split as they lie in their files.
 
     Attributes:
         rows: Encoded images.
         column: Name of the image column.
-        labels: int64, ``(N,)``, indices into `classes`.
-        classes: Label names.
-        image_size: (H, W) that every image is resized to.
         source: Named in errors.
+        bits: Depth that images of more than 8 bits are scaled by, see `images.bits_of_set`.
     """
 
     rows: datasets.Dataset
     column: str
+    source: str
+    bits: int | None
+
+    @classmethod
+    def of(cls, rows: datasets.Dataset, source: str, column: str | None, bits: int | None = None) -> "EncodedImages":
+        """The images of a split, in the column named or the only one, of the depth given or the one that they take."""
+        chosen, files = image_column(rows, source, column)
+        images = cls(files, chosen, source, bits)
+        if bits is None and len(rows):
+            places = range(0, len(rows), -(-len(rows) // DEPTH_PROBES))
+            images = replace(images, bits=bits_of_set(images.content(index) for index in places))
+        return images
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def content(self, index: int, file: Any = None) -> Path | bytes:
+        """File or content of one image, of its row where that is at hand; UserError where there is none."""
+        file = file or self.rows[index][self.column]
+        if file is None or not (file["bytes"] or file["path"]):
+            raise UserError(f"{self.source}: row {index} has no image; remove it.")
+        return file["bytes"] or Path(file["path"])
+
+    def open(self, index: int, upright: bool = True, file: Any = None) -> Image.Image:
+        """One image, decoded as `images.read_picture` does."""
+        content = self.content(index, file)
+        name = f"{self.source}: image {content if isinstance(content, Path) else f'number {index}'}"
+        return read_picture(content, name, upright, self.bits)
+
+    def decode(self, index: int, image_size: tuple[int, int], file: Any = None) -> Tensor:
+        """One image, resized to (H, W) if it has another size: uint8 ``(3, H, W)``."""
+        picture, (height, width) = self.open(index, file=file), image_size
+        if picture.size != (width, height):
+            picture = picture.resize((width, height), Image.Resampling.BILINEAR)
+        return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+
+
+@dataclass(frozen=True)
+class StoredSplit(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
+    """Images on disk, decoded when they are asked for; as `ImageSplit` in everything else.
+
+    Attributes:
+        encoded: The images.
+        labels: int64, ``(N,)``, indices into `classes`.
+        classes: Label names.
+        image_size: (H, W) that every image is resized to.
+    """
+
+    encoded: EncodedImages
     labels: Tensor
     classes: tuple[str, ...]
     image_size: tuple[int, int]
-    source: str
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
-        files = self.rows[list(indices)][self.column]
-        images = [_read(file, self.image_size, self.source, index) for index, file in zip(indices, files, strict=True)]
+        images = [self.encoded.decode(index, self.image_size) for index in indices]
         return torch.stack(images), self.labels[torch.as_tensor(indices)]
 
     @property
@@ -112,13 +156,15 @@ class StoredSplit(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
 
     def take(self, indices: Tensor) -> "StoredSplit":
         """The split of these rows only."""
-        return replace(self, rows=self.rows.select(indices.tolist()), labels=self.labels[indices])
+        encoded = replace(self.encoded, rows=self.encoded.rows.select(indices.tolist()))
+        return replace(self, encoded=encoded, labels=self.labels[indices])
 
     def sha256(self) -> str:
         """Hash of all labels and of a thousand images' files spread over the split: reading all would take hours."""
         digest = hashlib.sha256(self.labels.numpy().tobytes())
         for index in range(0, len(self), -(-len(self) // 1000)):
-            digest.update(_open_file(self.rows[index][self.column]).read())
+            content = self.encoded.content(index)
+            digest.update(content if isinstance(content, bytes) else content.read_bytes())
         return digest.hexdigest()
 
 
@@ -143,205 +189,154 @@ def load_splits(
     test_size: tuple[int, int] | None = None,
     progress: bool = True,
     labelled: bool = True,
+    columns: Columns | None = None,
 ) -> dict[str, Split]:
     """Read a labelled image data set, and decode it if it fits into memory.
 
     Args:
         source: Folder with parquet files named after their split (``train-*.parquet``), folder of images as
-            ``split/class/image.png`` or ``class/image.png``, folder that `datasets` saved, or Hub data set id
-            (``uoft-cs/cifar10``).
+            ``split/class/image.png`` or ``class/image.png`` (see `folders.walk_images`) or with a ``metadata.csv``,
+            folder that `datasets` saved, or Hub data set id (``uoft-cs/cifar10``).
         image_size: (H, W) that every image is resized to, where it has another size.
         test_size: The same for the test split; `image_size` if None.
         progress: Show a progress bar while decoding.
         labelled: Read labels; without them the images may lie in a folder as they are, and every label is 0.
+        columns: Which columns, where several may be meant.
 
     Returns:
-        ``"train"`` and, where the data set has a test split (or only a validation split), ``"test"``.
+        ``"train"``; where there is a test split (or only a validation split), ``"test"``; and a validation split
+        beside that, ``"validation"``; all with the classes of the training split. A test split whose labels are hidden
+        counts as none.
 
     Raises:
-        UserError: No such folder or data set, no image or label column, no training split, unreadable images.
+        UserError: No such folder or data set, no image or label column, or several; no training split; one class only;
+            classes of the test split that the training split lacks; unreadable images.
     """
-    loaded = open_data_set(source)
-    test_name = _test_name(loaded)
-    if "train" not in loaded:
+    say = print if progress else None
+    loaded = open_data_set(source, labelled, columns, say)
+    roles = split_roles(with_labels(loaded) if labelled else loaded)
+    if "train" not in roles:
         raise UserError(f"{source} has no 'train' split, only {', '.join(loaded)}; name the training files train*.")
-    wanted = {"train": "train", **({"test": test_name} if test_name else {})}
-    sizes = {"train": image_size, "test": test_size or image_size}
-    return {name: _split(loaded[split], source, sizes[name], progress, labelled) for name, split in wanted.items()}
+    if say and roles.get("test", "test") != "test":
+        hidden = "; the labels of test are hidden" if "test" in loaded else ""
+        say(f"{source}: the {roles['test']} split is tested on{hidden}")
+    columns = columns or Columns()
+    images = EncodedImages.of(loaded["train"], source, columns.image)
+    if images.bits and say:
+        say(f"{source}: images of more than 8 bits, taken to have {images.bits}")
+    labels, classes = _labels(loaded["train"], source, columns, labelled)
+    if labelled:
+        _check_trainable(labels, classes, source, say)
+    splits = {"train": _split(images, labels, classes, image_size, progress)}
+    for role, name in roles.items():
+        if role != "train":
+            rows, where = loaded[name], f"{source} {name}"
+            images = EncodedImages.of(rows, where, columns.image, images.bits)
+            labels, _ = _labels(rows, where, columns, labelled, classes)
+            splits[role] = _split(images, labels, classes, test_size or image_size, progress)
+    return splits
 
 
-def load_test_split(source: str, image_size: tuple[int, int], progress: bool = True) -> ImageSplit:
+def _labels(
+    rows: datasets.Dataset, source: str, columns: Columns, labelled: bool, known: tuple[str, ...] = ()
+) -> tuple[Tensor, tuple[str, ...]]:
+    """Labels and classes of a split, zeros and none without labels; `known` are the training split's classes."""
+    if not labelled:
+        return torch.zeros(len(rows), dtype=torch.int64), ()
+    return read_labels(rows, source, columns.label, known)
+
+
+def _check_trainable(labels: Tensor, classes: tuple[str, ...], source: str, say: Callable[[str], None] | None) -> None:
+    """Refuse training images of one class; say which classes have none."""
+    counts = torch.bincount(labels, minlength=len(classes))
+    present = [name for name, count in zip(classes, counts.tolist(), strict=True) if count]
+    if len(present) < 2:
+        raise UserError(
+            f"{source} has training images of {''.join(present) or 'no class'} only; give two classes or more."
+        )
+    missing = [name for name in classes if name not in present]
+    if missing and say:
+        say(f"{source}: no training image of {', '.join(missing[:10])}")
+
+
+def load_test_split(
+    source: str,
+    image_size: tuple[int, int],
+    progress: bool = True,
+    columns: Columns | None = None,
+    known: tuple[str, ...] = (),
+) -> ImageSplit:
     """Read only what a model is tested on: the test split, else the validation split, else the only split there is.
 
-    Arguments as for `load_splits`.
+    Arguments as for `load_splits`; `known` are classes whose order the labels are to follow.
 
     Raises:
-        UserError: No such folder or data set, no image or label column, no split to test on, unreadable images, or
-            more than fit into memory.
+        UserError: No such folder or data set, no image or label column, no split to test on, a class that is not known,
+            unreadable images, or more than fit into memory.
     """
-    loaded = open_data_set(source)
-    split = _split(loaded[_test_split(loaded, source)], source, image_size, progress)
+    loaded = open_data_set(source, columns=columns)
+    columns, name = columns or Columns(), test_split(loaded, source)
+    if progress and name != "test":
+        print(f"{source}: measured on its {name} split")
+    rows = loaded[name]
+    labels, classes = read_labels(rows, source, columns.label, known)
+    split = _split(EncodedImages.of(rows, source, columns.image), labels, classes, image_size, progress)
     if isinstance(split, StoredSplit):
         raise UserError(f"The {len(split)} test images of {source} decode to more than {MAX_BYTES >> 30} GiB.")
     return split
 
 
 @dataclass(frozen=True)
-class EncodedRows:
-    """Images of a split as they lie in their files, with their labels.
+class TestRows:
+    """Images to test on as they lie in their files, with their labels.
 
     Attributes:
-        rows: Encoded images.
-        column: Name of the image column.
+        images: Encoded.
         labels: int64, ``(N,)``, indices into `classes`.
         classes: Label names.
         split: What the data set calls the split.
-        source: Named in errors.
     """
 
-    rows: datasets.Dataset
-    column: str
+    __test__ = False  # for pytest
+
+    images: EncodedImages
     labels: Tensor
     classes: tuple[str, ...]
     split: str
-    source: str
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def open(self, index: int) -> Image.Image:
-        """One image, decoded, in the mode and size that it has; UserError if it cannot be read."""
-        file = self.rows[index][self.column]
-        try:
-            with _open_file(file) as stream:
-                picture = Image.open(stream)
-                picture.load()
-        except OSError as error:
-            name = file["path"] or f"number {index}"
-            raise UserError(f"{self.source}: image {name} cannot be read ({error}); remove or replace it.") from error
-        return picture
 
-
-def encoded_test_rows(source: str, split: str | None = None) -> EncodedRows:
+def encoded_test_rows(source: str, split: str | None = None, columns: Columns | None = None) -> TestRows:
     """The split that a model is tested on, or the one named, not decoded yet.
 
     Args:
         source: As of `load_splits`.
         split: Name of a split; the test split if None, else the validation split, else the only one.
+        columns: Which columns, where several may be meant.
 
     Raises:
         UserError: No such data set or split, no image or label column, labels outside their classes.
     """
-    loaded = open_data_set(source)
+    columns = columns or Columns()
+    loaded = open_data_set(source, columns=columns)
     if split is not None and split not in loaded:
         raise UserError(f"{source} has no split {split!r}; {did_you_mean(split, loaded)}")
-    name = split or _test_split(loaded, source)
-    rows = loaded[name]
-    column = _column(rows, source, datasets.Image, "image")
-    labels, classes = _labels(rows, source)
-    files = rows.select_columns([column]).cast_column(column, datasets.Image(decode=False))
-    return EncodedRows(files, column, labels, classes, name, source)
-
-
-def _test_split(loaded: datasets.DatasetDict, source: str) -> str:
-    """Name of the split to test on: test, else validation, else the only one."""
-    name = _test_name(loaded) or (next(iter(loaded)) if len(loaded) == 1 else None)
-    if name is None:
-        raise UserError(f"{source} has no test split, only {', '.join(loaded)}; name the test files test*.")
-    return name
-
-
-def _test_name(loaded: datasets.DatasetDict) -> str | None:
-    return next((name for name in TEST_NAMES if name in loaded), None)
-
-
-def is_data_set(folder: Path) -> bool:
-    """Whether a folder holds parquet files, or what `datasets` saved."""
-    return any(folder.glob("*.parquet")) or (folder / SAVED).is_file()
-
-
-def open_data_set(source: str) -> datasets.DatasetDict:
-    """Open a folder or a Hub data set without decoding any image."""
-    folder = Path(source)
-    if (folder / SAVED).is_file():
-        return datasets.load_from_disk(source)
-    if folder.is_dir():
-        files: dict[str, list[str]] = {}
-        for path in sorted(folder.glob("*.parquet")):
-            files.setdefault(re.split(r"[-._]", path.name)[0], []).append(str(path))
-        if files:
-            try:
-                return datasets.load_dataset("parquet", data_files=files)
-            except (ValueError, datasets.exceptions.DatasetGenerationError) as error:  # no rows; no parquet
-                raise UserError(
-                    f"The parquet files in {source} cannot be read: {str(error).splitlines()[0]}"
-                ) from error
-        if any(path.suffix.lower() in Image.registered_extensions() for path in folder.rglob("*")):
-            return datasets.load_dataset("imagefolder", data_dir=str(folder), drop_labels=False)
-        raise UserError(f"{source} holds neither parquet files nor images; --data takes either, or a Hub data set id.")
-    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source) or source.startswith("."):
-        raise UserError(
-            f"There is no data folder {source}; give a folder, or a Hub data set id such as uoft-cs/cifar10."
-        )
-    try:
-        return datasets.load_dataset(source)
-    except (OSError, datasets.exceptions.DatasetNotFoundError, datasets.exceptions.DataFilesNotFoundError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{source} is neither a folder here nor a Hub data set that can be read: {reason}") from error
-
-
-def _column(split: datasets.Dataset, source: str, kind: type, what: str) -> str:
-    """Name of the one column of a feature type."""
-    names = [name for name, feature in split.features.items() if isinstance(feature, kind)]
-    if not names:
-        hint = " Images with masks need --task segmentation." if "mask" in split.features else ""
-        raise UserError(
-            f"{source} has no {what} column ({kind.__name__}); its columns are {', '.join(split.features)}.{hint}"
-        )
-    return names[0]
+    name = split or test_split(loaded, source)
+    labels, classes = read_labels(loaded[name], source, columns.label)
+    return TestRows(EncodedImages.of(loaded[name], source, columns.image), labels, classes, name)
 
 
 def _split(
-    rows: datasets.Dataset, source: str, image_size: tuple[int, int], progress: bool, labelled: bool = True
+    encoded: EncodedImages, labels: Tensor, classes: tuple[str, ...], image_size: tuple[int, int], progress: bool
 ) -> Split:
-    """A split with its labels checked, decoded if it fits into memory."""
-    image_column = _column(rows, source, datasets.Image, "image")
-    labels, classes = _labels(rows, source) if labelled else (torch.zeros(len(rows), dtype=torch.int64), ())
-    files = rows.select_columns([image_column]).cast_column(image_column, datasets.Image(decode=False))
+    """A split, decoded if it fits into memory."""
     height, width = image_size
-    if len(rows) * 3 * height * width > MAX_BYTES:
-        return StoredSplit(files, image_column, labels, classes, image_size, source)
-    images = torch.empty(len(rows), 3, height, width, dtype=torch.uint8)
-    for index, row in enumerate(tracked(files, f"decoding {len(rows)} images", progress)):
-        images[index] = _read(row[image_column], image_size, source, index)
+    if len(encoded) * 3 * height * width > MAX_BYTES:
+        return StoredSplit(encoded, labels, classes, image_size)
+    images = torch.empty(len(encoded), 3, height, width, dtype=torch.uint8)
+    # rows in their order, which is faster than by their number
+    for index, row in enumerate(tracked(encoded.rows, f"decoding {len(encoded)} images", progress)):
+        images[index] = encoded.decode(index, image_size, row[encoded.column])
     return ImageSplit(images, labels, classes)
-
-
-def _labels(rows: datasets.Dataset, source: str) -> tuple[Tensor, tuple[str, ...]]:
-    """Labels and class names, checked."""
-    column = _column(rows, source, datasets.ClassLabel, "label")
-    labels = torch.tensor(rows[column][:], dtype=torch.int64)
-    classes = tuple(rows.features[column].names)
-    if len(labels) and (int(labels.min()) < 0 or int(labels.max()) >= len(classes)):
-        raise UserError(
-            f"{source} has labels from {int(labels.min())} to {int(labels.max())}, but {len(classes)} classes."
-        )
-    return labels, classes
-
-
-def _open_file(file: dict[str, Any]) -> IO[bytes]:
-    return BytesIO(file["bytes"]) if file["bytes"] else open(file["path"], "rb")
-
-
-def _read(file: dict[str, Any], image_size: tuple[int, int], source: str, index: int) -> Tensor:
-    """Decode one image of a split: uint8 ``(3, H, W)``."""
-    height, width = image_size
-    try:
-        with _open_file(file) as stream:
-            picture = Image.open(stream).convert("RGB")
-    except OSError as error:
-        name = file["path"] or f"number {index}"
-        raise UserError(f"{source}: image {name} cannot be read ({error}); remove or replace it.") from error
-    if picture.size != (width, height):
-        picture = picture.resize((width, height), Image.Resampling.BILINEAR)
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)

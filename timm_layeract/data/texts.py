@@ -16,10 +16,12 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from .._utils.files import read_text
 from .._utils.progress import tracked
 from ..errors import UserError
 from ..models.text_rcnn import PADDING
-from .sources import TEST_NAMES, is_data_set, open_data_set
+from .columns import read_labels
+from .opening import is_data_set, open_data_set, split_roles, with_labels
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -171,7 +173,11 @@ class _Texts(NamedTuple):
 
 
 def load_text_splits(
-    source: str, vocab_size: int | None = None, max_tokens: int | None = None, progress: bool = True
+    source: str,
+    vocab_size: int | None = None,
+    max_tokens: int | None = None,
+    progress: bool = True,
+    label: str | None = None,
 ) -> dict[str, TextSplit]:
     """Read labelled texts and number their words.
 
@@ -182,9 +188,11 @@ def load_text_splits(
         vocab_size: Tokens of the vocabulary, the most frequent of the training split; None for all.
         max_tokens: Tokens that are kept of a text; None for all.
         progress: Show a progress bar while files are read.
+        label: Column of the labels of a data set, where several may be meant.
 
     Returns:
-        ``"train"`` and, where the data set has a test split (or only a validation split), ``"test"``.
+        ``"train"``; where there is a test split (or only a validation split), ``"test"``; and a validation split
+        beside that, ``"validation"``.
 
     Raises:
         UserError: No such folder or data set, no texts, no labels, one class only, no training split, a file that is
@@ -192,7 +200,7 @@ def load_text_splits(
     """
     folder = Path(source)
     in_files = folder.is_dir() and not is_data_set(folder)
-    splits = _read_folder(folder, progress) if in_files else _read_data_set(source)
+    splits = _read_folder(folder, progress) if in_files else _read_data_set(source, label)
     train = splits["train"]
     found = sorted({train.classes[label] for label in train.labels})
     if len(found) < 2:
@@ -210,8 +218,8 @@ def _read_folder(folder: Path, progress: bool) -> dict[str, _Texts]:
     """The text files of a folder of classes, or of folders of classes called train and test."""
     places = {"train": folder}
     if (folder / "train").is_dir():
-        test = next((name for name in TEST_NAMES if (folder / name).is_dir()), None)
-        places = {"train": folder / "train", **({"test": folder / test} if test else {})}
+        roles = split_roles(path.name for path in folder.iterdir() if path.is_dir())
+        places = {role: folder / name for role, name in roles.items()}
     found = {name: _class_files(place) for name, place in places.items()}
     classes = tuple(found["train"])
     if not classes:
@@ -239,23 +247,26 @@ def _class_files(folder: Path) -> dict[str, list[Path]]:
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return read_text(path)
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is no text in UTF-8 ({error.reason}); convert or remove it.") from error
 
 
-def _read_data_set(source: str) -> dict[str, _Texts]:
+def _read_data_set(source: str, label: str | None) -> dict[str, _Texts]:
     """The text and label columns of a data set's splits."""
     loaded = open_data_set(source)
     if "train" not in loaded:
         raise UserError(f"{source} has no 'train' split, only {', '.join(loaded)}; name the training files train*.")
-    test = next((name for name in TEST_NAMES if name in loaded), None)
-    train = _read_columns(loaded["train"], source, None)
-    return {"train": train, **({"test": _read_columns(loaded[test], source, train.classes)} if test else {})}
+    train = _read_columns(loaded["train"], source, label, ())
+    others = {role: name for role, name in split_roles(with_labels(loaded)).items() if role != "train"}
+    read = {
+        role: _read_columns(loaded[name], f"{source} {name}", label, train.classes) for role, name in others.items()
+    }
+    return {"train": train, **read}
 
 
-def _read_columns(rows: datasets.Dataset, source: str, classes: tuple[str, ...] | None) -> _Texts:
-    """Texts and labels of a split; `classes` are those of the training split, None for that one itself."""
+def _read_columns(rows: datasets.Dataset, source: str, label: str | None, classes: tuple[str, ...]) -> _Texts:
+    """Texts and labels of a split; `classes` are those of the training split, none for that one itself."""
     strings = [name for name, feature in rows.features.items() if getattr(feature, "dtype", "").endswith("string")]
     strings = [name for name in strings if name != "label"]
     text = "text" if "text" in strings else strings[0] if len(strings) == 1 else None
@@ -264,16 +275,8 @@ def _read_columns(rows: datasets.Dataset, source: str, classes: tuple[str, ...] 
             f"{source} needs one column of texts, called text; its columns are {', '.join(rows.features)}. "
             f"Images are trained on without --task text."
         )
-    label = next((name for name, kind in rows.features.items() if isinstance(kind, datasets.ClassLabel)), "label")
-    if label not in rows.features:
-        raise UserError(f"{source} has no column label; its columns are {', '.join(rows.features)}.")
-    texts, values, feature = list(rows[text]), list(rows[label]), rows.features[label]
-    if None in texts or None in values:
-        raise UserError(f"{source} has rows without {text if None in texts else label}; remove them.")
-    names = list(feature.names) if isinstance(feature, datasets.ClassLabel) else None
-    named = [str(value) if names is None or not 0 <= value < len(names) else names[value] for value in values]
-    known = classes or tuple(names or map(str, sorted(set(values))))
-    unknown = next((name for name in named if name not in known), None)
-    if unknown is not None:
-        raise UserError(f"{source} has the label {unknown}, which is none of {', '.join(known)}.")
-    return _Texts(texts, [known.index(name) for name in named], known)
+    texts = list(rows[text])
+    if None in texts:
+        raise UserError(f"{source} has rows without {text}; remove them.")
+    labels, names = read_labels(rows, source, label, classes)
+    return _Texts(texts, labels.tolist(), names)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from accelerate.utils import gather_object
-from PIL import Image, ImageOps
+from PIL import Image
 from timm.data import create_transform, resolve_data_config
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -21,7 +21,9 @@ from torch.utils.data import DataLoader, Dataset
 from .._utils.files import surroundings, write_json
 from .._utils.names import dataset_name
 from .._utils.progress import tracked
-from ..data.sources import EncodedRows, encoded_test_rows
+from ..data.classes import check_channels, check_classes
+from ..data.columns import Columns
+from ..data.sources import TestRows, encoded_test_rows
 from ..errors import UserError
 from ..networks import load_network
 from ..training.engine import process_state
@@ -40,7 +42,7 @@ class Transformed(Dataset[tuple[Tensor, int]]):
         upright: Turn photographs as their EXIF orientation says. timm does not.
     """
 
-    rows: EncodedRows
+    rows: TestRows
     transform: Callable[[Image.Image], Tensor]
     mode: str
     upright: bool
@@ -49,9 +51,7 @@ class Transformed(Dataset[tuple[Tensor, int]]):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        picture = self.rows.open(index)
-        if self.upright:
-            picture = ImageOps.exif_transpose(picture)
+        picture = self.rows.images.open(index, self.upright)
         return self.transform(picture.convert(self.mode)), int(self.rows.labels[index])
 
 
@@ -80,6 +80,7 @@ def evaluate(
     batch_size: int = 256,
     bf16: bool = False,
     workers: int | None = None,
+    columns: Columns | None = None,
     data_name: str | None = None,
     progress: bool = True,
     report: Callable[[str], None] = print,
@@ -101,6 +102,7 @@ def evaluate(
         batch_size: Images at once.
         bf16: Compute under bfloat16 autocast.
         workers: Processes that decode images; one a core if None, 0 for none.
+        columns: Which columns of the data, where several may be meant.
         data_name: What the result calls the data; the last part of `data` if None.
         progress: Show a progress bar.
         report: Called with lines for a person to read.
@@ -119,12 +121,14 @@ def evaluate(
         crop_mode=crop_mode,
         interpolation=interpolation,
     )
-    rows = encoded_test_rows(data, split)
-    check_classes(rows.classes, network, valid_labels)
-    channels = settings["input_size"][0]
-    if channels not in (1, 3):
-        raise UserError(f"{model} takes images of {channels} channels; image files have 1 or 3.")
-    images = Transformed(rows, create_transform(**settings), "L" if channels == 1 else "RGB", upright)
+    rows = encoded_test_rows(data, split, columns)
+    if not getattr(network, "num_classes", 0):
+        raise UserError(f"{model} does not say how many classes it has (num_classes).")
+    way_out = "where they are some of the network's, give --valid-labels, a file with the network's output for each"
+    check_classes(rows.classes, network, valid_labels, way_out)
+    check_channels(network)
+    mode = "L" if settings["input_size"][0] == 1 else "RGB"
+    images = Transformed(rows, create_transform(**settings), mode, upright)
     state = process_state()
     ranks, losses = _measure(
         network.to(state.device).eval(),
@@ -155,33 +159,6 @@ def evaluate(
             f"{'x'.join(map(str, settings['input_size'][1:]))}"
         )
     return result
-
-
-def check_classes(classes: Sequence[str], network: nn.Module, valid_labels: Sequence[int] = ()) -> None:
-    """Refuse (UserError) data whose classes are not those of the network, in number or, where it names them, in name.
-
-    Args:
-        classes: Of the data, in the order of its labels.
-        network: Classifier.
-        valid_labels: Outputs that are the data's classes, in their order; all if empty.
-    """
-    outputs: Any = getattr(network, "num_classes", None)
-    if not outputs:
-        raise UserError(f"{type(network).__name__} does not say how many classes it has (num_classes).")
-    wrong = [label for label in valid_labels if not 0 <= label < outputs]
-    if wrong:
-        raise UserError(f"valid_labels holds {wrong[0]}; the network has the outputs 0 to {outputs - 1}.")
-    chosen = list(valid_labels) or list(range(outputs))
-    if len(chosen) != len(classes):
-        raise UserError(
-            f"The data has {len(classes)} classes, the network {len(chosen)}; where they are some of the network's, "
-            "give --valid-labels, a file with the network's output for each."
-        )
-    config: Any = getattr(network, "pretrained_cfg", None) or {}
-    names = config.get("label_names") or ()
-    for index, (output, name) in enumerate(zip(chosen, classes, strict=True)):
-        if names and names[output] != name:
-            raise UserError(f"Class {index} is {name!r} in the data and {names[output]!r} in the network.")
 
 
 def read_indices(path: Path) -> tuple[int, ...]:

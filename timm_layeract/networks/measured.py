@@ -41,7 +41,9 @@ class UnitInput(nn.Module):
         self.std = tuple(std or config.get("std", (1.0, 1.0, 1.0)))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits of images in [0, 1], ``(N, C, H, W)``."""
+        """Logits of images in [0, 1], ``(N, C, H, W)``; a network for grey images is given their luminance."""
+        if len(self.mean) == 1 and images.shape[1] == 3:
+            images = transforms.rgb_to_grayscale(images)
         return self.network(transforms.normalize(images, list(self.mean), list(self.std)))
 
 

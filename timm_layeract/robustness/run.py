@@ -8,6 +8,8 @@ import torch
 
 from .._utils.files import write_json
 from .._utils.names import dataset_name
+from ..data.classes import check_channels, label_names
+from ..data.columns import Columns
 from ..data.sources import ImageSplit, load_test_split
 from ..errors import UserError
 from ..networks import Network, load_networks
@@ -35,6 +37,7 @@ def robustness(
     corruptions: Sequence[str] = (),
     baseline: str | None = None,
     limit: int | None = None,
+    columns: Columns | None = None,
     data_name: str | None = None,
     corruption_seed: int = 0,
     bf16: bool = False,
@@ -52,6 +55,7 @@ def robustness(
         corruptions: Names or categories; all that the sets have of the 19 if empty.
         baseline: Source of the model, as given, that corruption errors are relative to, or ``alexnet``.
         limit: Measure the first images only.
+        columns: Which columns of the data, where several may be meant.
         data_name: What results call the data; the last part of `data` if None.
         corruption_seed: Seed of regenerated corruptions.
         bf16: Compute under bfloat16 autocast.
@@ -64,7 +68,7 @@ def robustness(
     if released is not None and limit is not None:
         raise UserError("--limit cuts the clean images, which released corruptions then no longer match.")
     names = expand_names(corruptions)
-    networks, clean = load_test_set(models, seeds, data, limit, progress)
+    networks, clean = load_test_set(models, seeds, data, limit, progress, columns)
     sets: ReleasedSets | RegeneratedSets = RegeneratedSets(clean, corruption_seed)
     if released is not None:
         height, width = clean.images.shape[2:]
@@ -95,20 +99,38 @@ def robustness(
 
 
 def load_test_set(
-    models: Sequence[str], seeds: Sequence[int], data: str, limit: int | None, progress: bool
+    models: Sequence[str],
+    seeds: Sequence[int],
+    data: str,
+    limit: int | None,
+    progress: bool,
+    columns: Columns | None = None,
 ) -> tuple[list[Network], ImageSplit]:
     """Networks on the device they are measured on, and the test images in the size that they take.
 
     Raises:
-        UserError: As `load_networks`, `common_size` and `load_test_split`; no images.
+        UserError: As `load_networks`, `common_size` and `load_test_split`; no images; classes that the networks do not
+            have, by name; networks that name other classes.
     """
     networks = load_networks(models, seeds)
-    clean = load_test_split(data, common_size(networks), progress)
+    clean = load_test_split(data, common_size(networks), progress, columns, _common_classes(networks))
+    for network in networks:
+        check_channels(network.module.network)
     if limit is not None:
         clean = clean.take(torch.arange(min(limit, len(clean))))
     if len(clean) == 0:
         raise UserError(f"{data} holds no test images.")
     return [network.to(default_device()) for network in networks], clean
+
+
+def _common_classes(networks: Sequence[Network]) -> tuple[str, ...]:
+    """The classes that the networks name, in their order, which the data's labels are to follow; none if none does."""
+    named = {network.source: names for network in networks if (names := label_names(network.module.network))}
+    for source, names in named.items():
+        first = next(iter(named))
+        if names != named[first]:
+            raise UserError(f"{source} and {first} have other classes, or in another order: measure them apart.")
+    return next(iter(named.values()), ())
 
 
 def common_size(networks: Sequence[Network]) -> tuple[int, int]:

@@ -14,6 +14,7 @@ from .._utils.files import markdown_table, mean_and_deviation, write_json
 from .._utils.names import dataset_name
 from .._utils.plotting import new_figure, save_figure
 from .._utils.progress import progress_bar
+from ..data.columns import Columns
 from ..data.sources import ImageSplit
 from ..errors import UserError, did_you_mean
 from ..networks import Network
@@ -119,6 +120,7 @@ def shifts(
     seeds: Sequence[int] = (),
     steps: int = 10,
     limit: int | None = None,
+    columns: Columns | None = None,
     data_name: str | None = None,
     progress: bool = True,
     report: Callable[[str], None] = print,
@@ -131,7 +133,7 @@ def shifts(
     unknown = [kind for kind in kinds if kind not in KINDS]
     if unknown:
         raise UserError(f"There is no shift {unknown[0]!r}; {did_you_mean(unknown[0], KINDS)}")
-    networks, clean = load_test_set(models, seeds, data, limit, progress)
+    networks, clean = load_test_set(models, seeds, data, limit, progress, columns)
     runs = measure_shifts(networks, clean, kinds or tuple(KINDS), steps=steps, progress=progress)
     result = {
         "data": {"name": data_name or dataset_name(data), "images": len(clean), "sha256": clean.sha256()},

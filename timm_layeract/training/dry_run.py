@@ -42,7 +42,7 @@ def estimate(start: Start, recipe: Recipe, data: str, steps: int = STEPS) -> Est
     """Run a few steps of what `train` would do, and reckon with the time that they take."""
     model, splits = prepare(start, recipe, data, progress=True)
     task = TASKS[recipe.task](model, recipe, splits["train"])
-    trainer = build_trainer(model, recipe, task, splits["train"], Path(), Execution())
+    trainer = build_trainer(model, recipe, task, splits, Path(), Execution())
     sides = [recipe.training_side(epoch / trainer.epochs) for epoch in range(trainer.epochs)]
     seconds = {side: trainer.time_step(steps, sides.index(side)) for side in dict.fromkeys(sides)}
     # Images are evaluated in about a third of the time of training on them.

@@ -38,6 +38,12 @@ class RunOptions:
             short="-d",
         ),
     ]
+    image_column: Annotated[
+        str | None, Option("Column of the images, where the data has several that may be meant.", flag="--image")
+    ] = None
+    label_column: Annotated[
+        str | None, Option("Column of the labels (of masks, in segmentation), likewise.", flag="--label")
+    ] = None
     data_name: Annotated[str | None, Option("What results call the data; the last part of --data if left out.")] = None
     task: Annotated[
         str | None,

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import yaml
 
+from .._utils.files import read_text
 from .._utils.options import Bounds, shortened
 from ..errors import UserError, did_you_mean
 
@@ -84,6 +85,8 @@ class Recipe:
         adversarial: Train on images that an attack has made (``fgsm``, or ``pgd`` with 7 steps; Madry et al. 2018), or
             ``none``.
         adversarial_epsilon: How far the attack may move a value, of 255.
+        image_column: Column of the images, where a data set has several that may be meant.
+        label_column: Column of the labels, likewise; in segmentation, of the masks.
         vocab_size: Tokens that words of texts become, the most frequent of the training texts; None for all there are.
         max_tokens: Tokens that a text is cut to, its first; None for whole texts.
         validation_fraction: Share of the training images held out to choose the best epoch.
@@ -123,6 +126,8 @@ class Recipe:
     random_erasing: float = 0.0
     adversarial: Literal["none", "fgsm", "pgd"] = "none"
     adversarial_epsilon: float = 8.0
+    image_column: str | None = None
+    label_column: str | None = None
     vocab_size: int | None = None
     max_tokens: int | None = None
     validation_fraction: float = 0.1
@@ -188,7 +193,7 @@ def load_recipe(name_or_path: str, **overrides: Any) -> Recipe:
     if not path.is_file():
         raise UserError(f"There is no recipe file {path}.")
     try:
-        text = path.read_text()
+        text = read_text(path)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"Recipe file {path} cannot be read: {error}") from error
     values = read_yaml(text, path.name) or {}

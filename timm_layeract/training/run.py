@@ -137,7 +137,7 @@ def _train(
 ) -> dict[str, Any]:
     identity = identify(model, recipe, splits, data_name, started_from)
     task, test = TASKS[recipe.task](model, recipe, splits["train"]), splits.get("test")
-    with running(model, recipe, task, splits["train"], output, identity, execution) as trainer:
+    with running(model, recipe, task, splits, output, identity, execution) as trainer:
         trainer.resume()
         fit(trainer)
         result = _finish(trainer, identity, test)
@@ -155,7 +155,7 @@ def running(
     model: torch.nn.Module,
     recipe: Recipe,
     task: Task,
-    split: Split,
+    splits: Mapping[str, Split],
     output: Path,
     identity: Mapping[str, Any],
     execution: Execution,
@@ -165,7 +165,7 @@ def running(
     Raises:
         UserError: The folder holds another run, or another process is in it.
     """
-    trainer = build_trainer(model, recipe, task, split, output, execution)
+    trainer = build_trainer(model, recipe, task, splits, output, execution)
     state = process_state()
     with own_folder(output, dict(identity), state.is_main_process):
         state.wait_for_everyone()
@@ -174,7 +174,12 @@ def running(
 
 
 def build_trainer(
-    model: torch.nn.Module, recipe: Recipe, task: Task, split: Split, output: Path, execution: Execution
+    model: torch.nn.Module,
+    recipe: Recipe,
+    task: Task,
+    splits: Mapping[str, Split],
+    output: Path,
+    execution: Execution,
 ) -> Trainer:
     """The trainer of a run.
 
@@ -182,11 +187,13 @@ def build_trainer(
         model: timm model.
         recipe: What to do.
         task: What it is done for.
-        split: Training data, of which a part is held out to choose the best epoch.
+        splits: ``"train"``, of which a part is held out to choose the best epoch where there is no ``"validation"``.
         output: Folder of the run.
         execution: How it is run.
     """
-    training, validation = holdout(split, recipe.validation_fraction, recipe.seed)
+    training, validation = splits["train"], splits.get("validation")
+    if validation is None:
+        training, validation = holdout(training, recipe.validation_fraction, recipe.seed)
     execution = execution.for_process(process_state().is_main_process)
     return Trainer(
         model,
@@ -196,7 +203,7 @@ def build_trainer(
         validation,
         output,
         checkpoint_steps=execution.checkpoint_steps,
-        workers=split.workers if execution.workers is None else execution.workers,
+        workers=splits["train"].workers if execution.workers is None else execution.workers,
         trackers=check_tracker(execution.tracker),
         progress=execution.progress,
         report=execution.report,
@@ -215,12 +222,12 @@ def identify(
     Args:
         model: Network with a `pretrained_cfg`.
         recipe: What is done.
-        splits: ``"train"``, the held-out images included, and perhaps ``"test"``.
+        splits: ``"train"``, the held-out images included, and perhaps ``"validation"`` and ``"test"``.
         data_name: What the data is called in results.
         started_from: Names the weights that the model came with.
     """
-    train, test = splits["train"], splits.get("test")
-    held = round(len(train) * recipe.validation_fraction)
+    train, validation, test = splits["train"], splits.get("validation"), splits.get("test")
+    held = 0 if validation else round(len(train) * recipe.validation_fraction)
     return {
         "model": model.pretrained_cfg["architecture"],  # type: ignore[index]
         "activations": activation_fingerprint(model),
@@ -231,10 +238,11 @@ def identify(
         "data": {
             "name": data_name,
             "train_images": len(train) - held,
-            "validation_images": held,
+            "validation_images": len(validation) if validation else held,
             "test_images": len(test) if test else 0,
             "train_sha256": train.sha256(),
             "test_sha256": test.sha256() if test else None,
+            **({"validation_sha256": validation.sha256()} if validation else {}),
         },
     }
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from ..data.classes import label_names
 from ..data.sources import Split
 from ..errors import UserError
 from ..layers import set_alpha
@@ -21,7 +22,8 @@ class Start:
 
     Attributes:
         name: In the grammar of `networks.source`.
-        pretrained: Start from the network's weights, with a new head where the classes differ in number.
+        pretrained: Start from the network's weights, with a new head where the classes differ, in number, or in name or
+            order where the network names them.
         num_classes: Outputs of the head; the data's number of classes if None.
         alpha: Of its LayerActs, instead of its own.
     """
@@ -56,6 +58,9 @@ class Start:
         classes = self.num_classes or len(split.classes)
         if self.pretrained:
             network = self.source.load(classes)
+            names = label_names(network)
+            if names and names != split.classes and len(names) == classes:
+                network.reset_classifier(classes)  # type: ignore[operator]  # as many outputs, but of other classes
         else:
             network = self.source.create(classes, **TASKS[recipe.task].network_args(split))
         if self.alpha is not None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ...data.columns import Columns
 from ...data.sources import load_test_split
 from ...errors import UserError
 from .constants import CORRUPTIONS, SEVERITIES
@@ -20,6 +21,7 @@ def write_sets(
     image_size: tuple[int, int],
     corruptions: Sequence[str] = CORRUPTIONS,
     seed: int = 0,
+    columns: Columns | None = None,
     progress: bool = True,
     report: Callable[[str], None] = print,
 ) -> None:
@@ -32,6 +34,7 @@ def write_sets(
         image_size: (H, W) that other images are resized to.
         corruptions: Which.
         seed: Another seed, other sets.
+        columns: Which columns of the data, where several may be meant.
         progress: Show a progress bar while decoding.
         report: Called with a line for each corruption.
 
@@ -41,7 +44,7 @@ def write_sets(
     folder = Path(output)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} is not empty; give another --output.")
-    clean = load_test_split(data, image_size, progress)
+    clean = load_test_split(data, image_size, progress, columns)
     sets = RegeneratedSets(clean, seed)
     folder.mkdir(parents=True, exist_ok=True)
     np.save(folder / "labels.npy", np.tile(clean.labels.numpy(), len(SEVERITIES)))

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torchvision.transforms.functional import ten_crop
 
 from ...data.augment import SampleRandom, normalize, random_crop_flip, random_erase
+from ...data.classes import check_channels
+from ...data.columns import Columns
 from ...data.sources import Split, load_splits
 from ...errors import UserError
 from ...models.text_rcnn import TextRCNN
@@ -107,6 +109,7 @@ class Classification:
         recipe.refuse("images", TEXT_KEYS)
         if (getattr(model, "pretrained_cfg", None) or {}).get("fixed_input_size"):
             recipe.refuse("a network for images of one size", ("progressive_sizes",))
+        check_channels(model)
         self.model, self.recipe = model, recipe
         data_config = resolve_model_data_config(model)
         self.mean, self.std = data_config["mean"], data_config["std"]
@@ -119,7 +122,8 @@ class Classification:
         source: str, recipe: Recipe, input_size: tuple[int, int], progress: bool, labelled: bool = True
     ) -> dict[str, Split]:
         """The data set, decoded at the size that the network takes."""
-        return load_splits(source, input_size, recipe.ten_crop, progress, labelled)
+        columns = Columns(recipe.image_column, recipe.label_column)
+        return load_splits(source, input_size, recipe.ten_crop, progress, labelled, columns)
 
     @staticmethod
     def network_args(split: Split) -> dict[str, Any]:

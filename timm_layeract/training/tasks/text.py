@@ -63,7 +63,7 @@ class TextClassification(Classification):
         source: str, recipe: Recipe, input_size: tuple[int, int], progress: bool, labelled: bool = True
     ) -> dict[str, TextSplit]:
         """The data set with its labels, in any case; its words are numbered by the training texts."""
-        return load_text_splits(source, recipe.vocab_size, recipe.max_tokens, progress)
+        return load_text_splits(source, recipe.vocab_size, recipe.max_tokens, progress, recipe.label_column)
 
     @staticmethod
     def network_args(split: TextSplit) -> dict[str, Any]:  # type: ignore[override]

@@ -1,0 +1,126 @@
+"""Opening a data set without decoding an image: on the Hub, parquet files, what `datasets` saved, folders of images."""
+
+import glob
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import datasets
+
+from ..errors import UserError
+from .columns import Columns, has_hidden_labels
+from .folders import SPLITS, walk_images
+from .metadata import read_metadata
+
+__all__ = ["is_data_set", "open_data_set", "split_roles", "test_split", "with_labels"]
+
+SAVED = "dataset_dict.json"  # in what `DatasetDict.save_to_disk` writes
+TEST_NAMES = ("test", "validation", "valid", "val")  # the first that a data set has is its test split
+
+
+def is_data_set(folder: Path) -> bool:
+    """Whether a folder holds parquet files, or what `datasets` saved."""
+    return any(folder.glob("*.parquet")) or (folder / SAVED).is_file()
+
+
+def open_data_set(
+    source: str, labelled: bool = True, columns: Columns | None = None, report: Callable[[str], None] | None = None
+) -> datasets.DatasetDict:
+    """Open a folder or a Hub data set without decoding any image.
+
+    Args:
+        source: As of `load_splits`.
+        labelled: The images of a folder lie in class folders.
+        columns: As of `load_splits`.
+        report: Called with a line on what was found in a folder of images.
+    """
+    folder = Path(source)
+    if (folder / SAVED).is_file():
+        return datasets.load_from_disk(source)
+    if folder.is_dir():
+        files: dict[str, list[str]] = {}
+        for path in sorted(folder.glob("*.parquet")):
+            files.setdefault(_split_of_file(path.name), []).append(glob.escape(str(path)))
+        if files:
+            try:
+                # One by one: together, all splits are given the class names of one.
+                loaded = {
+                    name: datasets.load_dataset("parquet", data_files={name: each}) for name, each in files.items()
+                }
+                return datasets.DatasetDict({name: each[name] for name, each in loaded.items()})
+            except (ValueError, datasets.exceptions.DatasetGenerationError) as error:  # no rows; no parquet
+                raise UserError(
+                    f"The parquet files in {source} cannot be read: {str(error).splitlines()[0]}"
+                ) from error
+            except OSError as error:
+                raise UserError(
+                    f"{source} cannot be read into the cache of data sets ({error}); set HF_HOME to a folder that can "
+                    "be written."
+                ) from error
+        return _open_images(folder, labelled, columns, report)
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source) or source.startswith("."):
+        raise UserError(
+            f"There is no data folder {source}; give a folder, or a Hub data set id such as uoft-cs/cifar10."
+        )
+    try:
+        return datasets.load_dataset(source)
+    except (OSError, datasets.exceptions.DatasetNotFoundError, datasets.exceptions.DataFilesNotFoundError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{source} is neither a folder here nor a Hub data set that can be read: {reason}") from error
+
+
+def _split_of_file(name: str) -> str:
+    """``train-00000-of-00001.parquet`` -> ``train``, whatever its case."""
+    first = re.split(r"[-._]", name)[0]
+    return SPLITS.get(first.casefold(), first)
+
+
+def _open_images(
+    folder: Path, labelled: bool, columns: Columns | None, report: Callable[[str], None] | None
+) -> datasets.DatasetDict:
+    """The images of a folder, by its class folders or its metadata file, without a cache."""
+    found = read_metadata(folder, (columns or Columns()).label) if labelled else None
+    found = found or walk_images(folder, labelled)
+    if report is not None:
+        report(f"{folder}: {found.describe()}")
+    kinds = {
+        "image": datasets.Image(),
+        **({"label": datasets.ClassLabel(names=list(found.classes))} if labelled else {}),
+    }
+    return datasets.DatasetDict(
+        {
+            split: datasets.Dataset.from_dict(
+                {
+                    "image": [str(path) for path, _ in files],
+                    **({"label": [label for _, label in files]} if labelled else {}),
+                },
+                features=datasets.Features(kinds),
+            )
+            for split, files in found.files.items()
+        }
+    )
+
+
+def test_split(loaded: datasets.DatasetDict, source: str) -> str:
+    """Name of the split to test on: test, else validation, else the only one."""
+    only = next(iter(loaded)) if len(loaded) == 1 else None
+    name = split_roles(with_labels(loaded)).get("test", only)
+    if name is None:
+        raise UserError(f"{source} has no test split, only {', '.join(loaded)}; name the test files test*.")
+    return name
+
+
+def split_roles(names: Iterable[str]) -> dict[str, str]:
+    """What each split of a data set serves for: ``train``, ``test``, and ``validation`` where that is not tested on.
+
+    The first there is of test and validation is tested on. A validation split beside it chooses the epoch, in place of
+    training samples held out.
+    """
+    found = [name for name in TEST_NAMES if name in (names := list(names))]
+    roles = {"train": "train"} if "train" in names else {}
+    return {**roles, **dict(zip(("test", "validation"), found, strict=False))}
+
+
+def with_labels(loaded: datasets.DatasetDict) -> list[str]:
+    """Names of the splits whose labels are not hidden."""
+    return [name for name, rows in loaded.items() if not has_hidden_labels(rows)]
