@@ -1,13 +1,22 @@
-"""Writes hub_cards/ from the manifest: model card and evaluation results of every checkpoint, as they go to the Hub.
+"""Writes hub_cards/ from the manifest: model card and evaluation results of every checkpoint, as they go to the Hub;
+and the manifest's JSON schema.
 
 `python scripts/cards.py` writes them, `--check` only says whether they and the manifest are in order (exit code 1 if
 not).
 """
 
+import json
 import sys
 from pathlib import Path
 
-from timm_layeract.checkpoints.manifest import CARDS_DIR, check_manifest, read_manifest
+from timm_layeract.checkpoints.manifest import (
+    CARDS_DIR,
+    SCHEMA,
+    WEIGHTS_DIR,
+    check_manifest,
+    manifest_schema,
+    read_manifest,
+)
 from timm_layeract.checkpoints.save import file_sha256
 from timm_layeract.release.cards import card_files, pictures
 
@@ -25,9 +34,13 @@ def main() -> None:
     if wrong:
         sys.exit(f"hub_cards/ lacks the pictures {', '.join(wrong)} as they were embedded: embed those networks anew.")
     written = {path.name: path.read_bytes() for path in FOLDER.iterdir() if path.name not in shown}
+    schema = json.dumps(manifest_schema(), indent=2) + "\n"
     if "--check" in sys.argv[1:]:
+        if schema != (WEIGHTS_DIR / SCHEMA).read_text():
+            sys.exit(f"{SCHEMA} is stale: run `make cards`.")
         stale = sorted(name for name in {**fresh, **written} if fresh.get(name) != written.get(name))
         sys.exit(f"hub_cards/ is stale ({', '.join(stale)}): run `make cards`." if stale else None)
+    (WEIGHTS_DIR / SCHEMA).write_text(schema)
     for name in written.keys() - fresh.keys():
         (FOLDER / name).unlink()
     for name, content in fresh.items():

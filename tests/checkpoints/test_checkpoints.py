@@ -112,11 +112,20 @@ def test_timms_own_saving_of_our_models_keeps_the_fingerprint(tmp_path: Path) ->
         timm.create_model(f"local-dir:{tmp_path / 'changed'}", pretrained=True)
 
 
+def trained_entry(model: str, label_names: list[str], **changes: object) -> dict[str, object]:
+    """What a training knows of a network: here, what is published of another."""
+    published = read_manifest()["resnet20_lasilu.cifar10"]
+    keys = ("started_from", "recipe", "data", "validation", "test", "best_epoch", "train_seconds", "device")
+    kept = {key: published[key] for key in (*keys, "processes", "threads", "date", "versions")}
+    return {**kept, "model": model, "label_names": label_names, **changes}
+
+
 def test_embedding_a_checkpoint(tmp_path: Path) -> None:
     model = timm.create_model("resnet32_lahardsilu")
-    entry = {"label_names": list("abcdefghij"), "test": {"top1": 12.5}}
+    entry = trained_entry("resnet32_lahardsilu", list("abcdefghij"), test={"top1": 12.5})
     assert embed_checkpoint(model, "mine", entry, tmp_path) == "resnet32_lahardsilu.mine"
-    assert embed_checkpoint(timm.create_model("resnet20"), "mine", {"label_names": []}, tmp_path) == "resnet20.mine"
+    other = trained_entry("resnet20", [])
+    assert embed_checkpoint(timm.create_model("resnet20"), "mine", other, tmp_path) == "resnet20.mine"
     manifest = read_manifest(tmp_path)
     assert list(manifest) == ["resnet20.mine", "resnet32_lahardsilu.mine"]
     written = manifest["resnet32_lahardsilu.mine"]
@@ -130,7 +139,7 @@ def test_embedding_a_checkpoint(tmp_path: Path) -> None:
 
 def test_large_weights_are_embedded_in_half_precision(tmp_path: Path) -> None:
     model = timm.create_model("unet_lasilu")
-    embed_checkpoint(model, "mine", {"label_names": ["nucleus"]}, tmp_path)
+    embed_checkpoint(model, "mine", trained_entry("unet_lasilu", ["nucleus"], test={"iou": 12.5}), tmp_path)
     entry = read_manifest(tmp_path)["unet_lasilu.mine"]
     path = tmp_path / entry["file"]
     assert entry["bytes"] == path.stat().st_size < 2.1 * entry["parameters"]

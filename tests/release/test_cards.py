@@ -48,24 +48,25 @@ def test_the_manifest_follows_its_schema(manifest: dict[str, dict[str, Any]]) ->
     manifest[NAME]["seeds"] = [
         {"seed": seed, "validation": {"top1": 88.0}, "test": {"top1": 88.0}} for seed in (11, 22)
     ]
-    manifest[NAME]["added later"] = {"anything": 1}
-    check_manifest(manifest)
+    manifest[NAME]["added"] = {"anything": 1}
+    with pytest.raises(UserError, match=rf"{NAME}: 'added' is no field of it"):
+        check_manifest(manifest)
 
 
 @pytest.mark.parametrize(
     ("field", "value", "said"),
     [
         ("sha256", "abc", "sha256.*'abc' does not match"),
-        ("sha256", None, "'sha256' is a required property"),
-        ("dtype", "float64", "dtype.*'float64' is not one of"),
-        ("dtype", None, "'dtype' is a required property"),
+        ("sha256", None, "'sha256' is a required field"),
+        ("dtype", "float64", "dtype.*'float64' is none of"),
+        ("dtype", None, "'dtype' is a required field"),
         ("activations", {}, "activations"),
         ("date", "today", "date.*'today' does not match"),
-        ("test", {"top1": "88 %"}, "test -> top1.*is not of type"),
+        ("test", {"top1": "88 %"}, "test -> top1: '88 %' is not a number"),
         ("hub", {"repo": "org/name", "revision": "main"}, "hub -> revision.*'main' does not match"),
         ("hub", {"repo": "name", "revision": "a" * 40}, "hub -> repo"),
-        ("data", {"name": "MNIST"}, "required property"),
-        ("adaptation", {"to": "lasilu"}, "required property"),
+        ("data", {"name": "MNIST"}, "data: 'train_images' is a required field"),
+        ("adaptation", {"to": "lasilu"}, "adaptation: 'distill' is a required field"),
     ],
 )
 def test_a_manifest_that_does_not_is_refused(

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -51,12 +52,14 @@ def test_the_first_runs_weights_and_all_results_are_kept(runs: list[Path], tmp_p
 def test_what_was_found_out_later_stays_with_the_weights(runs: list[Path], tmp_path: Path) -> None:
     name = embed_runs(runs[:1], "digits", tmp_path)
     manifest = read_manifest(tmp_path)
+    measured: dict[str, Any] = {"mean": {"clean": 80.0, "total": 60.0}, "std": None, "comparisons": []}
+    corrupted = {"set": "digits", "report": "robustness/digits.json", "networks": 1, **measured}
     pinned = {"repo": "org/name", "revision": "a" * 40}
-    manifest[name] |= {"hub": pinned, "corrupted": {"set": "digits"}}
+    manifest[name] |= {"hub": pinned, "corrupted": corrupted}
     write_manifest(manifest, tmp_path)
     embed_runs(runs, "digits", tmp_path)  # more seeds, the same weights
     entry = read_manifest(tmp_path)[name]
-    assert (entry["hub"], entry["corrupted"], len(entry["seeds"])) == (pinned, {"set": "digits"}, 2)
+    assert (entry["hub"], entry["corrupted"], len(entry["seeds"])) == (pinned, corrupted, 2)
     embed_runs(runs[1:], "digits", tmp_path)
     assert not {"hub", "corrupted"} & set(read_manifest(tmp_path)[name])
 

@@ -98,7 +98,7 @@ def test_embedding_a_result_for_the_cards(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no run of runs/mine has weights that are embedded"):
         embed()
     del result["models"]
-    with pytest.raises(UserError, match=r"is no robustness\.json"):
+    with pytest.raises(UserError, match=r"measured\.json, the top level: 'models' is a required field"):
         embed()
     assert (tmp_path / "manifest.json").read_bytes() == before
 

@@ -217,7 +217,7 @@ def test_what_else_is_refused_before_anything_is_sent(
         publish()
     del manifest[NAME]["recipe"]
     write_manifest(manifest, weights)
-    with pytest.raises(UserError, match="'recipe' is a required property"):
+    with pytest.raises(UserError, match="'recipe' is a required field"):
         publish()
     golden_file(TWIN, weights).unlink()
     shutil.copyfile(WEIGHTS_DIR / "manifest.json", weights / "manifest.json")

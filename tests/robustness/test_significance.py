@@ -9,7 +9,9 @@ import pytest
 from scipy import stats
 
 from tests.cli.test_cli import layeract
+from timm_layeract._utils.files import surroundings
 from timm_layeract.errors import UserError
+from timm_layeract.robustness.measure import over_seeds
 from timm_layeract.robustness.significance import compare, holm, significance
 
 
@@ -59,9 +61,9 @@ def report(folder: Path, models: dict[str, dict[int, float]]) -> Path:
     folder.mkdir()
     entries: list[dict[str, Any]] = []
     for name, runs in models.items():
-        of = [
+        of: list[Any] = [
             {
-                "seed": seed,
+                **{"source": f"{name}.{seed}", "seed": seed, "sha256": "0" * 64, "parameters": 1},
                 "clean": v,
                 "common": None,
                 "total": v - 20,
@@ -71,8 +73,10 @@ def report(folder: Path, models: dict[str, dict[int, float]]) -> Path:
             }
             for seed, v in runs.items()
         ]
-        entries.append({"name": name, "runs": of})
-    (folder / "robustness.json").write_text(json.dumps({"models": entries}))
+        entries.append({"name": name, "runs": of, **over_seeds(of)})
+    data = {"name": "x", "images": 100, "sha256": "0" * 64, "corruptions": "regenerated", "strengths": None}
+    found = {"data": data, "sets": {}, "models": entries, "baseline": None, "precision": "float32"}
+    (folder / "robustness.json").write_text(json.dumps({**found, **surroundings("cpu", ())}))
     return folder
 
 

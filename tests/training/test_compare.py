@@ -84,7 +84,7 @@ def test_a_start_from_weights_stands_beside_one_from_scratch(runs: list[Path], t
     ("changes", "words"),
     [
         ({"recipe": {"lr": 0.7}}, r"with another seed and model: its recipe\.lr is 0\.7, not 0\.1"),
-        ({"data": {"train_sha256": "0"}}, r"its data\.train_sha256 is 0"),
+        ({"data": {"train_sha256": "0" * 64}}, r"its data\.train_sha256 is 0"),
         ({"processes": 2}, "its processes is 2, not 1"),
         ({"recipe": {"seed": 11}, "model": "resnet20"}, "Two of these runs are of resnet20 with the seed 11"),
         ({"model": "resnet20", "activations": {"act1": "SiLU()"}}, "resnet20 like another run, but its activations"),

@@ -8,6 +8,8 @@ from typer import Typer
 from typer.testing import CliRunner, Result
 
 from scripts import segmentation_table
+from timm_layeract._utils.files import surroundings
+from timm_layeract.training.recipe import load_recipe
 from timm_layeract.training.sweep import PlannedRun
 
 
@@ -18,13 +20,17 @@ def result(folder: Path, model: str, iou: float, seed: int, epochs: int = 20) ->
         "model": model,
         "activations": {"act": model},
         "started_from": None,
-        "recipe": {"name": "short", "epochs": epochs, "seed": seed},
-        "data": {"name": "nuclei", "train_images": 500, "validation_images": 31, "test_images": 66},
+        "recipe": {**load_recipe("segmentation_short", epochs=epochs, seed=seed).to_dict(), "name": "short"},
+        "data": {
+            **{"name": "nuclei", "train_images": 500, "validation_images": 31, "test_images": 66},
+            **{"train_sha256": "0" * 64, "test_sha256": "1" * 64},
+        },
+        "monitor": "iou",
         "processes": 1,
         **figures,
     }
     (folder / "result.json").write_text(json.dumps(values))
-    (folder / "environment.json").write_text(json.dumps({"device": "cpu"}))
+    (folder / "environment.json").write_text(json.dumps({"train_seconds": 1, "threads": 1, **surroundings("cpu", ())}))
 
 
 def run(*arguments: object) -> Result:

@@ -8,11 +8,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from typing_extensions import TypedDict
+
+from .records import Pattern
 
 __all__ = [
     "NETWORKS",
     "SIGNIFICANT",
+    "Surroundings",
     "cells_over_seeds",
     "markdown_table",
     "mean_and_deviation",
@@ -24,7 +29,10 @@ __all__ = [
     "write_whole",
 ]
 
-NETWORKS = ("original", "adapted")  # whose figures an adaptation puts side by side
+NETWORKS: tuple[Literal["original"], Literal["adapted"]] = (
+    "original",
+    "adapted",
+)  # whose figures an adaptation puts side by side
 SIGNIFICANT = 0.05  # p-values below it are bold
 
 
@@ -117,7 +125,15 @@ def noise_table(noise: Mapping[str, Any]) -> str:
     return markdown_table(["noise", *NETWORKS, "difference"], rows)
 
 
-def surroundings(device: object, packages: Iterable[str]) -> dict[str, Any]:
+class Surroundings(TypedDict):
+    """Where a result was taken: device, date, versions of Python and packages."""
+
+    device: str
+    date: Annotated[str, Pattern(r"\d{4}-\d{2}-\d{2}")]
+    versions: dict[str, str]
+
+
+def surroundings(device: object, packages: Iterable[str]) -> Surroundings:
     """What a result says of where it was taken: ``device``, ``date``, ``versions`` of Python and these packages."""
     return {
         "device": str(device),

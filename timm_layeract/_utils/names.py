@@ -1,13 +1,14 @@
 """What the names of networks look like beside timm's own."""
 
 from pathlib import Path
+from typing import Final
 
 __all__ = ["CLASS_KEY", "NAME_KEY", "SMP", "dataset_name"]
 
 SMP = "smp:"  # before the name of a network of segmentation_models_pytorch
 # In the config.json of such a network, and no arguments of it.
-CLASS_KEY = "_model_class"  # which of SMP's classes it is
-NAME_KEY = "_name"  # what it was published as
+CLASS_KEY: Final = "_model_class"  # which of SMP's classes it is
+NAME_KEY: Final = "_name"  # what it was published as
 
 
 def dataset_name(data: str) -> str:

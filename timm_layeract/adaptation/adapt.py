@@ -21,9 +21,13 @@ from timm.data import resolve_model_data_config
 from torch import nn
 from torch.optim.swa_utils import update_bn
 
+from .._utils.files import NETWORKS
 from .._utils.names import dataset_name
 from .._utils.progress import tracked
+from .._utils.records import check_record
+from ..checkpoints import records
 from ..checkpoints.manifest import HUB_FILE
+from ..checkpoints.records import Identity, Result
 from ..checkpoints.save import is_smp, save_pretrained, save_weights
 from ..compat.torch import BatchNorm
 from ..data.classes import check_classes, label_names
@@ -138,10 +142,8 @@ def _adapt(
         way_out = "fine-tune it on these (layeract finetune), or adapt it without labels (--unlabelled)"
         check_classes(splits["train"].classes, source, way_out=way_out, named=isinstance(model, str))
     started_from = model if isinstance(model, str) else str(source.pretrained_cfg["architecture"])  # type: ignore[index]
-    identity = {
-        **identify(target, recipe, splits, data_name, started_from),
-        "adaptation": dataclasses.asdict(adaptation),
-    }
+    identity = identify(target, recipe, splits, data_name, started_from)
+    identity["adaptation"] = dataclasses.asdict(adaptation)  # type: ignore[typeddict-item]
     set_seed(recipe.seed)
     teacher = deepcopy(source).eval().to(process_state().device)
     if recipe.channels_last:
@@ -188,7 +190,7 @@ def _described(model: nn.Module) -> nn.Module:
     return model
 
 
-def _run(trainer: Trainer, teacher: nn.Module, identity: dict[str, Any], splits: Splits) -> None:
+def _run(trainer: Trainer, teacher: nn.Module, identity: Identity, splits: Splits) -> None:
     """Everything between the swap and the report."""
     result_path = trainer.output / "result.json"
     if result_path.exists():  # a finished run resumed: the test images have been read
@@ -205,7 +207,7 @@ def _run(trainer: Trainer, teacher: nn.Module, identity: dict[str, Any], splits:
     test = splits.get("test")
     noisy = quick_set(test or trainer.val_data)  # type: ignore[arg-type]
     monitor = trainer.task.monitor
-    networks = {"original": teacher, "adapted": trainer.evaluated}
+    networks = dict(zip(NETWORKS, (teacher, trainer.evaluated), strict=True))
     evaluate = {name: partial(_figure, trainer, network, monitor) for name, network in networks.items()}
     adaptation = {
         **identity["adaptation"],
@@ -218,9 +220,9 @@ def _run(trainer: Trainer, teacher: nn.Module, identity: dict[str, Any], splits:
             "corruptions": under_noise(noisy, evaluate, trainer.progress),
         },
     }
-    result = {
+    result: Result = {
         **identity,
-        "adaptation": adaptation,
+        "adaptation": check_record(records.Adaptation, adaptation, "adaptation"),
         "best_epoch": trainer.best.epoch + 1 if trainer.history else 0,
         "validation": trainer.best.val if trainer.history else _figures(stages[-1]),
         "dead_units": trainer.best.dead if trainer.history else None,

@@ -1,18 +1,19 @@
 """What an adaptation came to, for a person: report.md and report.png."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import Literal, cast
 
 from .._utils.files import NETWORKS, markdown_table, mean_and_deviation, noise_table, write_whole
 from .._utils.plotting import new_figure, save_figure
+from ..checkpoints.records import Result, Stage
 from ..robustness.corruptions.constants import SEVERITIES
 
 __all__ = ["adaptations_table", "write_report"]
 
-Result = Mapping[str, Any]
+Compared = Literal["original", "adapted"]
 UNITS = {"top1": "accuracy", "iou": "IoU"}
 GAUSSIAN_SEVERITY = 3  # of five: a deviation of 0.08 in images of CIFAR's size
 
@@ -28,7 +29,7 @@ def write_report(result: Result, folder: Path) -> str:
 def _text(result: Result) -> str:
     adaptation, monitor = result["adaptation"], result["monitor"]
     figure = f"{'agreement with the original, ' if adaptation['unlabelled'] else ''}{UNITS[monitor]}, %"
-    stages = [(stage["stage"], f"{stage[monitor]:.2f}") for stage in adaptation["stages"]]
+    stages = [(stage["stage"], f"{_stage_figure(stage, monitor):.2f}") for stage in adaptation["stages"]]
     noise = adaptation["noise"]
     parts = [
         f"# {result['started_from']} adapted to {adaptation['to']}: {result['model']}",
@@ -38,7 +39,7 @@ def _text(result: Result) -> str:
         noise_table(noise),
     ]
     if result["test"]:
-        before, after = adaptation["test_before"][monitor], result["test"][monitor]
+        before, after = (_test(result, name) for name in NETWORKS)
         parts.append(f"Test, {figure}: {before:.2f} before, {after:.2f} after ({result['test']['images']} images).")
     cost = f"Cost: {adaptation['statistics_batches']} batches of {result['recipe']['batch_size']} without gradient"
     if result["recipe"]["epochs"]:
@@ -55,11 +56,12 @@ def plot_report(result: Result, path: Path) -> None:
     stages, noise = adaptation["stages"], adaptation["noise"]
     left, right = panels[0]
     names = [stage["stage"] for stage in stages[1:]]
-    left.plot(names, [stage[monitor] for stage in stages[1:]], marker="o", label=adaptation["to"])
-    left.axhline(stages[0][monitor], color="grey", linestyle=":", label="original")
+    left.plot(names, [_stage_figure(stage, monitor) for stage in stages[1:]], marker="o", label=adaptation["to"])
+    left.axhline(_stage_figure(stages[0], monitor), color="grey", linestyle=":", label="original")
     left.tick_params(axis="x", rotation=30)
     left.set(ylabel=f"held out, {UNITS[monitor]}, %")
-    for name, style in (("original", {"color": "grey", "linestyle": ":"}), ("adapted", {})):
+    for name in NETWORKS:
+        style = {"color": "grey", "linestyle": ":"} if name == "original" else {}
         curves = [found[name] for found in noise["corruptions"].values()]
         values = [noise["without"][name], *map(mean, zip(*curves, strict=True))]
         right.plot((0, *SEVERITIES), values, marker="o", label=adaptation["to"] if name == "adapted" else name, **style)
@@ -108,15 +110,20 @@ def _row(runs: Sequence[Result]) -> tuple[str, ...]:
     )
 
 
-def _test(run: Result, network: str) -> float:
-    return (run["adaptation"]["test_before"] if network == "original" else run["test"])[run["monitor"]]
+def _stage_figure(stage: Stage, monitor: str) -> float:
+    return cast(dict[str, float], stage)[monitor]
 
 
-def _gaussian(run: Result, network: str) -> float:
+def _test(run: Result, network: Compared) -> float:
+    figures = run["adaptation"]["test_before"] if network == "original" else run["test"]
+    return (figures or {})[run["monitor"]]
+
+
+def _gaussian(run: Result, network: Compared) -> float:
     return run["adaptation"]["noise"]["corruptions"]["gaussian_noise"][network][GAUSSIAN_SEVERITY - 1]
 
 
-def _noise(run: Result, network: str) -> float:
+def _noise(run: Result, network: Compared) -> float:
     return mean(value for found in run["adaptation"]["noise"]["corruptions"].values() for value in found[network])
 
 

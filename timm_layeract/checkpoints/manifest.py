@@ -1,31 +1,40 @@
 """The manifest of trained weights: what each ``arch.tag`` is, where it lies, how it came about and what it scores.
 
 `weights/manifest.json` is the one source: timm's configs, the model cards and the README's tables are made from it.
-`weights/manifest.schema.json` says what an entry holds, `weights/datasets.json` what is known of the data sets.
+`records.Entry` says what an entry holds, and so does `weights/manifest.schema.json`, made from it by `make cards`;
+`weights/datasets.json` has what is known of the data sets.
 """
 
+import functools
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Final
 
 from .._utils.files import mean_and_deviation, write_json
+from .._utils.records import check_record, schema_of
 from ..errors import UserError, did_you_mean
+from .records import Corrupted, Entry
 
 __all__ = [
     "CARDS_DIR",
     "FIGURES",
     "ROBUSTNESS",
+    "SCHEMA",
     "SMP_CONFIG",
     "WEIGHTS_DIR",
     "check_manifest",
     "find_entry",
     "headline",
+    "manifest_schema",
     "monitor_of",
     "over_seeds",
     "pretrained_cfgs",
     "read_data_sets",
     "read_manifest",
+    "shipped",
     "training_length",
     "write_manifest",
 ]
@@ -37,11 +46,11 @@ SCHEMA = "manifest.schema.json"
 DATA_SETS = "datasets.json"
 ROBUSTNESS = "robustness"  # folder of the results of networks under corruptions
 HUB_FILE = "model.safetensors"
-SMP_CONFIG = "smp_config"  # in an entry of one of SMP's networks: what rebuilds it
+SMP_CONFIG: Final = "smp_config"  # in an entry of one of SMP's networks: what rebuilds it
 # What tables call the figures in results, those that a task is judged by first.
 FIGURES = {"top1": "top-1", "iou": "IoU", "dice": "Dice"}
 
-Entry = dict[str, Any]
+NAMES = r"[a-z0-9_-]+\.[a-z0-9_]+"  # arch.tag
 Manifest = dict[str, Entry]
 
 
@@ -49,6 +58,23 @@ def read_manifest(directory: Path = WEIGHTS_DIR) -> Manifest:
     """The trained checkpoints: ``arch.tag`` -> hash, results, data, recipe, fingerprint, pretrained_cfg."""
     path = directory / MANIFEST
     return json.loads(path.read_text()) if path.exists() else {}
+
+
+@functools.cache
+def shipped() -> Mapping[str, Entry]:
+    """The manifest of the package, read once: to be looked up in, not to be changed."""
+    return MappingProxyType(read_manifest())
+
+
+def manifest_schema() -> dict[str, object]:
+    """JSON schema of the manifest."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Trained weights of timm-layeract",
+        "type": "object",
+        "propertyNames": {"pattern": f"^(?:{NAMES})$"},
+        "additionalProperties": schema_of(Entry),
+    }
 
 
 def write_manifest(manifest: Mapping[str, Entry], directory: Path = WEIGHTS_DIR) -> None:
@@ -131,15 +157,38 @@ def check_manifest(manifest: Mapping[str, Entry]) -> None:
     Raises:
         UserError: Names the entry, the field and the fault.
     """
-    import jsonschema
-
-    schema = json.loads((WEIGHTS_DIR / SCHEMA).read_text())
-    fault = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(schema).iter_errors(manifest))
-    if fault is not None:
-        where = " -> ".join(str(part) for part in fault.absolute_path) or "the top level"
-        raise UserError(f"{MANIFEST}, {where}: {fault.message} ({SCHEMA} says what an entry holds).")
+    check_record(Manifest, manifest, MANIFEST)
+    for name, entry in manifest.items():
+        if not re.fullmatch(NAMES, name):
+            raise UserError(f"{MANIFEST}: {name!r} is no name of weights, which is arch.tag.")
+        _check_meaning(name, entry)
     known = read_data_sets()
     for name, entry in manifest.items():
         data = entry["data"]["name"]
         if data not in known:
             raise UserError(f"{MANIFEST}, {name}: nothing is known of the data set {data!r}; add it to {DATA_SETS}.")
+
+
+def _check_meaning(name: str, entry: Entry) -> None:
+    """What the kinds of the fields do not say."""
+    recipe = entry["recipe"]
+    faults = {
+        "activations": not entry["activations"],
+        "recipe -> steps": not recipe["epochs"] and not recipe.get("steps"),
+        "test": not {"top1", "iou"} & {*(entry["test"] or {})},
+        "validation": entry["validation"] is not None and not {"top1", "iou"} & {*entry["validation"]},
+        "seeds": any(not {"top1", "iou"} & {*seed["test"]} for seed in entry.get("seeds", [])),
+        "twin -> test": "twin" in entry and not {"top1", "iou"} & {*entry["twin"]["test"]},
+        "adaptation -> noise": "adaptation" in entry and "noise" not in entry["adaptation"],
+        "corrupted": "corrupted" in entry and not _is_summary(entry["corrupted"]),
+        "versions": not {"timm-layeract", "torch", "timm"} <= {*entry["versions"]},
+    }
+    wrong = [field for field, is_wrong in faults.items() if is_wrong]
+    if wrong:
+        raise UserError(f"{MANIFEST}, {name} -> {wrong[0]}: something that every entry has is missing ({SCHEMA}).")
+
+
+def _is_summary(corrupted: Corrupted) -> bool:
+    """Whether clean and total are there, and a deviation of each mean if of any."""
+    mean, std = corrupted["mean"], corrupted["std"]
+    return {"clean", "total"} <= {*mean} and (std is None or std.keys() == mean.keys())

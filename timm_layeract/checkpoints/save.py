@@ -17,12 +17,14 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from .._utils.files import write_whole
+from .._utils.records import check_record
 from ..compat import timm as timm_compat
 from ..errors import UserError
 from ..layers import LayerAct, alphas
 from ..registry import activation_factory, activation_name, list_activations, with_alpha
 from .fingerprint import Fingerprint, activation_fingerprint, fingerprint_mismatches, parse_fingerprint
 from .manifest import HUB_FILE, SMP_CONFIG, WEIGHTS_DIR, read_manifest, write_manifest
+from .records import Entry
 
 __all__ = [
     "embed_checkpoint",
@@ -278,9 +280,10 @@ def embed_checkpoint(model: nn.Module, tag: str, entry: dict[str, Any], director
         **of_smp,
     }
     manifest = read_manifest(directory)
-    known = manifest.get(name, {})
+    known: Mapping[str, Any] = manifest.get(name, {})
     later = {key: known[key] for key in LATER if key in known and known["sha256"] == described["sha256"]}
-    write_manifest({**manifest, name: {**described, **entry, **later}}, directory)
+    written = check_record(Entry, {**described, **entry, **later}, name)
+    write_manifest({**manifest, name: written}, directory)
     return name
 
 

@@ -8,7 +8,7 @@ from ..errors import UserError
 
 # Module that only an extra of pyproject.toml installs -> the extra.
 EXTRAS = {
-    **dict.fromkeys(("accelerate", "datasets", "jinja2", "jsonschema", "matplotlib", "rich", "typer", "yaml"), "train"),
+    **dict.fromkeys(("accelerate", "datasets", "jinja2", "matplotlib", "rich", "typer", "yaml"), "train"),
     "segmentation_models_pytorch": "segmentation",
     **dict.fromkeys(("cv2", "mlxtend", "scipy", "sklearn", "torchmetrics"), "eval"),
     "imagecorruptions": "frost",

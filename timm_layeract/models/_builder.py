@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ..checkpoints.fingerprint import activation_fingerprint, check_fingerprint, parse_fingerprint
 from ..checkpoints.load import verified_weights
-from ..checkpoints.manifest import pretrained_cfgs, read_manifest
+from ..checkpoints.manifest import pretrained_cfgs, shipped
 from ..checkpoints.save import stored_fingerprint
 from ..errors import UserError, did_you_mean
 from ..fuse import fuse
@@ -125,7 +125,7 @@ def build(
 
 def _way_to_weights(architecture: str) -> str:
     """How to come by weights of an architecture that has none: which of ours have some, and the command that helps."""
-    trained = ", ".join(sorted({name.split(".")[0] for name in read_manifest()}))
+    trained = ", ".join(sorted({name.split(".")[0] for name in shipped()}))
     base, _, activation = architecture.rpartition("_")
     stock = get_pretrained_cfg(base) if is_model(base) else None
     if stock and stock.has_weights and activation in list_activations():
@@ -155,7 +155,7 @@ def register_variants(
         **build_args: Handed to `build` for each (``feature_cfg``).
     """
     module = sys.modules[module_name]
-    manifest = read_manifest()
+    manifest = shipped()
     cfgs: dict[str, dict[str, Any] | PretrainedCfg] = {}
     for name, (_, default_cfg) in architectures.items():
         tagged = {tag: {**default_cfg, **cfg} for tag, cfg in pretrained_cfgs(name, manifest).items()}

@@ -10,7 +10,7 @@ from ..data.masks import MaskSplit
 from ..errors import UserError
 from ..networks import load_network
 from ..training.folder import PICTURE
-from ..training.runs import SCORES, check_alike, read_finished
+from ..training.runs import SCORES, check_alike, read_environment, read_finished
 
 __all__ = ["embed_runs"]
 
@@ -41,11 +41,12 @@ def embed_runs(runs: list[Path], tag: str, directory: Path = WEIGHTS_DIR, cards:
     if len(set(seeds)) < len(seeds):
         raise UserError(f"Two of these runs have the same seed: {', '.join(map(str, seeds))}.")
     network = load_network(str(runs[0] / "model"))
-    entry = {**results[0], **read_finished(runs[0], "environment.json")}
+    entry: dict[str, Any] = {**results[0], **read_environment(runs[0])}
     cfg: Any = network.pretrained_cfg
     entry["label_names"] = list(cfg.get("label_names", MaskSplit.classes))  # which SMP's config has no place for
     entry["seeds"] = [
-        {"seed": seed, **{part: result[part] for part in SCORES}} for seed, result in zip(seeds, results, strict=True)
+        {"seed": seed, **{part: dict(result)[part] for part in SCORES}}
+        for seed, result in zip(seeds, results, strict=True)
     ]
     name = embedded_name(network, tag)
     entry["results"] = f"results/{name}"

@@ -1,15 +1,15 @@
 """Ships a robustness result with the package: its JSON, and what it says of each network of the manifest."""
 
-import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from .._utils.files import write_json
+from .._utils.records import check_record, read_record
 from ..checkpoints.manifest import ROBUSTNESS, WEIGHTS_DIR, monitor_of, read_manifest, write_manifest
+from ..checkpoints.records import Comparison
 from ..errors import UserError
 from ..networks import load_networks
 from ..robustness.measure import corruption_errors
+from ..robustness.records import Robustness
 from ..robustness.report import measured_on
 from ..robustness.significance import compare_models
 
@@ -33,16 +33,13 @@ def embed_robustness(file: Path, directory: Path = WEIGHTS_DIR) -> list[str]:
         UserError: No such result, of weights that are not embedded, or not all under one tag, or of other test images
             than those of their entry.
     """
-    try:
-        result = json.loads(file.read_text())
-        runs = {model["name"]: [run["sha256"] for run in model["runs"]] for model in result["models"]}
-        measured = measured_on(result)
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise UserError(f"{file} is no robustness.json of `layeract robustness` ({error}).") from error
+    result = read_record(Robustness, file)
+    runs = {model["name"]: [run["sha256"] for run in model["runs"]] for model in result["models"]}
+    measured = measured_on(result)
     manifest = read_manifest(directory)
     classifiers = [name for name, entry in manifest.items() if monitor_of(entry["test"]) == "top1"]
     embedded = {network.sha256: network.label for network in load_networks(classifiers)}
-    names: dict[str | None, str | None] = {}
+    names: dict[str, str] = {}
     for label, hashes in runs.items():
         name = next((embedded[sha256] for sha256 in hashes if sha256 in embedded), None)
         if name is None:
@@ -50,12 +47,12 @@ def embed_robustness(file: Path, directory: Path = WEIGHTS_DIR) -> list[str]:
         if manifest[name]["data"]["test_sha256"] != result["data"]["sha256"]:
             raise UserError(f"{file} was measured on other images than the {name} that is embedded was tested on.")
         names[label] = name
-    tags = sorted({name.split(".")[1] for name in names.values() if name})
+    tags = sorted({name.split(".")[1] for name in names.values()})
     if len(tags) > 1:
         raise UserError(f"{file} is of networks tagged {' and '.join(tags)}; measure those of one tag together.")
     for model in result["models"]:
         model["name"] = names[model["name"]]
-    result["baseline"] = names.get(result["baseline"], result["baseline"])
+    result["baseline"] = names.get(result["baseline"] or "", result["baseline"])
     result["corruption_errors"] = corruption_errors(result)
     report = f"{ROBUSTNESS}/{tags[0]}.json"
     for model in result["models"]:
@@ -72,8 +69,9 @@ def embed_robustness(file: Path, directory: Path = WEIGHTS_DIR) -> list[str]:
     return [model["name"] for model in result["models"]]
 
 
-def _comparisons(result: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
+def _comparisons(result: Robustness, name: str) -> list[Comparison]:
     """Of a model with the others, none where seeds are too few to test."""
     if len(result["models"]) < 2 or min(len(model["runs"]) for model in result["models"]) < 3:
         return []
-    return compare_models({result["data"]["name"]: result["models"]}, name)
+    rows = compare_models({result["data"]["name"]: result["models"]}, name)
+    return check_record(list[Comparison], rows, name)

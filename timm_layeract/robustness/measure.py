@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
-from typing import Any, Protocol
+from typing import Protocol
 
-from .._utils.files import surroundings
+from .._utils.files import Surroundings, surroundings
 from .._utils.progress import progress_bar
 from ..data.sources import ImageSplit
 from ..errors import UserError, did_you_mean
@@ -13,6 +13,7 @@ from .accuracy import Score, score
 from .cache import ResultCache
 from .corruptions.constants import CATEGORIES, COMMON, CORRUPTIONS, SEVERITIES, benchmark_of
 from .corruptions.generate import VERSIONS
+from .records import Means, MeasuredModel, MeasuredRun, OverSeeds, Robustness
 
 __all__ = ["ALEXNET", "CorruptedSets", "corruption_errors", "measure", "summary"]
 
@@ -52,7 +53,7 @@ def measure(
     baseline: str | None = None,
     bf16: bool = False,
     progress: bool = True,
-) -> dict[str, Any]:
+) -> Robustness:
     """Measure networks on a clean split and its corruptions.
 
     Args:
@@ -107,7 +108,7 @@ def measure(
     }
 
 
-def measured_in(network: Network) -> dict[str, Any]:
+def measured_in(network: Network) -> Surroundings:
     """`surroundings` of a result, with the versions that corrupted images depend on."""
     found = surroundings(next(network.module.parameters()).device, ("torch", "timm"))
     return {**found, "versions": {**found["versions"], **VERSIONS}}
@@ -162,9 +163,9 @@ def _model(
     scores: dict[tuple[str, str, int], Score],
     images: int,
     corruptions: Sequence[str],
-) -> dict[str, Any]:
+) -> MeasuredModel:
     """The runs of one model, and their mean and deviation."""
-    runs = []
+    runs: list[MeasuredRun] = []
     for network in networks:
         if network.label == label:
             clean = scores[network.source, "clean", 0]
@@ -186,7 +187,7 @@ def _model(
     return {"name": label, "runs": runs, **over_seeds(runs)}
 
 
-def summary(accuracy: Accuracies) -> dict[str, Any]:
+def summary(accuracy: Accuracies) -> Means:
     """Means over the corruptions: the fifteen common ones, in total (the 19, as far as measured), each category."""
     means = {name: mean(values) for name, values in accuracy.items()}
     return {
@@ -205,27 +206,27 @@ def over_common(figures: Accuracies) -> float | None:
     return mean(mean(figures[name]) for name in COMMON) if set(COMMON) <= set(figures) else None
 
 
-def figures_of(run: Mapping[str, Any]) -> dict[str, float]:
+def figures_of(run: MeasuredRun) -> dict[str, float]:
     """``clean``, ``common``, ``total`` and the categories of one network, as far as they were measured."""
-    found = {**{key: run[key] for key in ("clean", "common", "total")}, **run["categories"]}
+    found = {"clean": run["clean"], "common": run.get("common"), "total": run["total"], **run["categories"]}
     return {key: value for key, value in found.items() if value is not None}
 
 
-def over_seeds(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def over_seeds(runs: Sequence[MeasuredRun]) -> OverSeeds:
     """Mean and sample deviation of the figures over the runs of a model, and the mean calibration error."""
     figures = [figures_of(run) for run in runs]
-    errors = [run["calibration_error"] for run in runs]
+    errors = [run.get("calibration_error", {}) for run in runs]
     columns = {key: [each[key] for each in figures] for key in figures[0]}
     return {
         "mean": {key: mean(values) for key, values in columns.items()},
         "std": {key: stdev(values) for key, values in columns.items()} if len(runs) > 1 else None,
         "calibration_error": {
-            key: mean(each[key] for each in errors) for key, value in errors[0].items() if value is not None
+            key: mean(each[key] or 0.0 for each in errors) for key, value in errors[0].items() if value is not None
         },
     }
 
 
-def corruption_errors(result: Mapping[str, Any]) -> dict[str, dict[str, float]] | None:
+def corruption_errors(result: Robustness) -> dict[str, dict[str, float]] | None:
     """Corruption errors of each model of a result, relative to its baseline: model -> corruption or ``mCE`` -> percent.
 
     CE is the sum of the errors over the severities, divided by the baseline's; mCE is the mean CE of the 15 corruptions

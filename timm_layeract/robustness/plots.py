@@ -11,13 +11,12 @@ from torch import Tensor
 from .._utils.files import SIGNIFICANT
 from .._utils.plotting import new_figure, save_figure
 from .corruptions.constants import SEVERITIES
+from .records import Robustness
 
 __all__ = ["plot_categories", "plot_forest", "plot_severities", "plot_strip"]
 
-Result = Mapping[str, Any]
 
-
-def plot_categories(result: Result, path: Path) -> None:
+def plot_categories(result: Robustness, path: Path) -> None:
     """Bars of each model: clean, total and the categories, with the deviation over seeds."""
     columns = list(result["models"][0]["mean"])
     figure, axes = new_figure(1, 1, 1.4 * len(columns) + 1, 3.6)
@@ -63,7 +62,7 @@ def plot_forest(model: str, comparisons: Sequence[Mapping[str, Any]], path: Path
     save_figure(figure, path)
 
 
-def plot_severities(result: Result, path: Path) -> None:
+def plot_severities(result: Robustness, path: Path) -> None:
     """Accuracy against severity, a panel for each corruption; severity 0 is clean."""
     names = list(result["sets"])
     columns = min(5, len(names))

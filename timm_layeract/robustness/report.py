@@ -1,20 +1,17 @@
 """Tables of a robustness result: CSV of every number, Markdown as the papers' tables."""
 
 import csv
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from .._utils.files import cells_over_seeds, markdown_table
 from .corruptions.constants import SEVERITIES, category_of
 from .measure import ALEXNET, corruption_errors
+from .records import Robustness
 
 __all__ = ["write_csv", "write_markdown"]
 
-Result = Mapping[str, Any]
 
-
-def write_csv(result: Result, path: Path) -> None:
+def write_csv(result: Robustness, path: Path) -> None:
     """One row for each network, corruption and severity; severity 0 is clean."""
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
@@ -30,7 +27,7 @@ def write_csv(result: Result, path: Path) -> None:
                         writer.writerow([*of, *row])
 
 
-def summary_table(result: Result) -> str:
+def summary_table(result: Robustness) -> str:
     """Clean, total and categories of each model, the mean over its seeds with the deviation where there are several."""
     errors = corruption_errors(result)
     calibrated = list(result["models"][0].get("calibration_error", ()))
@@ -43,7 +40,7 @@ def summary_table(result: Result) -> str:
     return markdown_table(["model", "seeds", *named], rows)
 
 
-def corruption_table(result: Result) -> str:
+def corruption_table(result: Robustness) -> str:
     """Accuracy of each corruption, mean over severities and seeds."""
     models = result["models"]
     rows = []
@@ -53,7 +50,7 @@ def corruption_table(result: Result) -> str:
     return markdown_table(["category", "corruption", *(f"`{model['name']}`" for model in models)], rows)
 
 
-def measured_on(result: Result) -> str:
+def measured_on(result: Robustness) -> str:
     """The images and corruptions of a result: ``10,000 images of CIFAR-10 (JPEG), corruptions ...``."""
     data = result["data"]
     made = "released corruptions"
@@ -62,7 +59,7 @@ def measured_on(result: Result) -> str:
     return f"{data['images']:,} images of {data['name']}, {made}, 5 severities each"
 
 
-def provenance(result: Result) -> str:
+def provenance(result: Robustness) -> str:
     """What was measured, in a few sentences."""
     lines = [f"Top-1 accuracy in percent on {measured_on(result)}."]
     if "common" in result["models"][0]["mean"]:
@@ -77,7 +74,7 @@ def provenance(result: Result) -> str:
     return " ".join(lines)
 
 
-def write_markdown(result: Result, path: Path) -> None:
+def write_markdown(result: Robustness, path: Path) -> None:
     """The report that people read, beside its plots."""
     versions = ", ".join(f"{name} {value}" for name, value in result["versions"].items())
     parts = [

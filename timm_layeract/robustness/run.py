@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -20,6 +19,7 @@ from .corruptions.generate import RegeneratedSets
 from .corruptions.released import ReleasedSets
 from .measure import corruption_errors, measure
 from .plots import plot_categories, plot_severities, plot_strip
+from .records import Robustness
 from .report import provenance, summary_table, write_csv, write_markdown
 
 __all__ = ["common_size", "load_test_set", "robustness"]
@@ -43,7 +43,7 @@ def robustness(
     bf16: bool = False,
     progress: bool = True,
     report: Callable[[str], None] = print,
-) -> dict[str, Any]:
+) -> Robustness:
     """Measure models by name and write the report; returns what robustness.json holds.
 
     Args:

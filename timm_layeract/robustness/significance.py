@@ -5,7 +5,6 @@ test is the paired t-test, else Wilcoxon's signed-rank test (v3, appendix K); bo
 before the runs that test them, so their p-values stand as they are; all others are corrected together by Holm's method.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,9 +14,11 @@ import numpy as np
 from scipy import stats
 
 from .._utils.files import SIGNIFICANT, markdown_table, p_value_table, write_json
+from .._utils.records import read_record
 from ..errors import UserError, did_you_mean
 from .measure import figures_of
 from .plots import plot_forest
+from .records import MeasuredModel, Robustness
 
 __all__ = ["HYPOTHESES", "Comparison", "compare", "compare_models", "holm", "significance"]
 
@@ -124,14 +125,14 @@ def significance(reports: Sequence[str | Path], model: str, output: str | Path) 
     return result
 
 
-def _read_models(report: Path) -> list[dict[str, Any]]:
+def _read_models(report: Path) -> list[MeasuredModel]:
     path = report / "robustness.json" if report.is_dir() else report
     if not path.is_file():
         raise UserError(f"There is no report {path}; `layeract robustness` writes it.")
-    return json.loads(path.read_text())["models"]
+    return read_record(Robustness, path)["models"]
 
 
-def compare_models(reports: Mapping[str, Sequence[Mapping[str, Any]]], model: str) -> list[dict[str, Any]]:
+def compare_models(reports: Mapping[str, Sequence[MeasuredModel]], model: str) -> list[dict[str, Any]]:
     """Compare one model with all others, in each measure; those beside the hypotheses are corrected together.
 
     Args:
@@ -167,14 +168,14 @@ def compare_models(reports: Mapping[str, Sequence[Mapping[str, Any]]], model: st
     return [{**row, "p_holm": row["p"] if row["hypothesis"] else next(adjusted)} for row in rows]
 
 
-def _by_seed(model: Mapping[str, Any]) -> dict[int, dict[str, float]]:
+def _by_seed(model: MeasuredModel) -> dict[int, dict[str, float]]:
     """Seed -> measure -> percent, the hypotheses first."""
     found = {}
     for run in model["runs"]:
         if run["seed"] is not None:
             corruption, severity = GAUSSIAN
             noisy = run["accuracy"].get(corruption)
-            errors = {f"calibration error, {name}": value for name, value in run["calibration_error"].items()}
+            errors = {f"calibration error, {name}": value for name, value in run.get("calibration_error", {}).items()}
             figures = {**figures_of(run), GAUSSIAN_NOISE: noisy[severity - 1] if noisy else None, **errors}
             order = dict.fromkeys([*HYPOTHESES, *figures])
             found[run["seed"]] = {name: value for name in order if (value := figures.get(name)) is not None}

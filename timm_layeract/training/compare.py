@@ -5,16 +5,18 @@ from pathlib import Path
 from typing import Any
 
 from .._utils.files import markdown_table, mean_and_deviation, write_json
+from .._utils.records import check_record
 from ..checkpoints.manifest import FIGURES, monitor_of, training_length
+from ..checkpoints.records import ComparedModels
 from ..errors import UserError
-from .runs import SCORES, check_alike, read_finished
+from .runs import SCORES, check_alike, read_environment, read_finished
 
 __all__ = ["OF_THE_MODEL", "compare_runs", "comparison_provenance", "comparison_table"]
 
 OF_THE_MODEL = ("model", "activations", "started_from")  # keys of a result
 
 
-def compare_runs(runs: list[Path], path: Path) -> dict[str, Any]:
+def compare_runs(runs: list[Path], path: Path) -> ComparedModels:
     """Collect what runs came to that differ in model and seed alone, by model and its start, and write it.
 
     Args:
@@ -35,27 +37,29 @@ def compare_runs(runs: list[Path], path: Path) -> dict[str, Any]:
     for run, result in zip(runs, results, strict=True):
         if result["test"] is None:
             raise UserError(f"{run} has no test figures, as its data has no test split.")
-        of_model = {key: result[key] for key in OF_THE_MODEL}
+        whole: Mapping[str, object] = dict(result)
+        of_model = {key: whole[key] for key in OF_THE_MODEL}
         entry = models.setdefault((result["model"], result["started_from"]), {**of_model, "runs": []})
         seed = result["recipe"]["seed"]
         if entry["activations"] != result["activations"]:
             raise UserError(f"{run} is called {result['model']} like another run, but its activations are others.")
         if any(other["seed"] == seed for other in entry["runs"]):
             raise UserError(f"Two of these runs are of {result['model']} with the seed {seed}.")
-        figures = {key: result[key] for key in SCORES}
-        entry["runs"].append({"seed": seed, **figures, **read_finished(run, "environment.json")})
+        figures = {key: whole[key] for key in SCORES}
+        entry["runs"].append({"seed": seed, **figures, **read_environment(run)})
     recipe = {key: value for key, value in results[0]["recipe"].items() if key != "seed"}
-    shared = {"recipe": recipe, **{key: results[0][key] for key in ("data", "processes")}}
-    comparison = {**shared, "models": list(models.values())}
+    shared = {"recipe": recipe, "data": results[0]["data"], "processes": results[0]["processes"]}
+    comparison = check_record(ComparedModels, {**shared, "models": list(models.values())}, str(path))
     write_json(path, comparison)
     return comparison
 
 
-def comparison_table(comparison: Mapping[str, Any]) -> str:
+def comparison_table(comparison: ComparedModels) -> str:
     """Test and held-out figures of each model, means over its seeds with their deviation, as a Markdown table."""
     rows = []
     for model in comparison["models"]:
-        scores = [[run[part][monitor_of(run[part])] for run in model["runs"]] for part in ("test", "validation")]
+        figures = [[run["test"] for run in model["runs"]], [run["validation"] or {} for run in model["runs"]]]
+        scores = [[each[monitor_of(each)] for each in part] for part in figures]
         seeds = ", ".join(str(run["seed"]) for run in model["runs"])
         start = f" from `{model['started_from']}`" if model["started_from"] else ""
         rows.append([f"`{model['model']}`{start}", *map(mean_and_deviation, scores), seeds])
@@ -63,7 +67,7 @@ def comparison_table(comparison: Mapping[str, Any]) -> str:
     return markdown_table(["model", f"test {figure}, %", "held out, %", "seeds"], rows)
 
 
-def comparison_provenance(comparison: Mapping[str, Any]) -> str:
+def comparison_provenance(comparison: ComparedModels) -> str:
     """What was trained and on what, in a sentence or two."""
     recipe, data = comparison["recipe"], comparison["data"]
     lines = [

@@ -1,14 +1,13 @@
 """A run's folder: whose it is, and that one process at a time writes into it."""
 
-import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 
 from .._utils.files import write_json
+from .._utils.records import read_record
 from ..errors import UserError
 
 __all__ = ["PICTURE", "FolderInUseError", "check_output", "check_unused", "flatten", "own_folder"]
@@ -30,7 +29,7 @@ def check_output(output: Path, resume: bool) -> None:
 
 
 @contextmanager
-def own_folder(output: Path, identity: dict[str, Any], is_main_process: bool) -> Iterator[None]:
+def own_folder(output: Path, identity: Mapping[str, object], is_main_process: bool) -> Iterator[None]:
     """Make the folder this run's while the block runs, or refuse one that another run or process has."""
     if not is_main_process:
         yield
@@ -58,11 +57,11 @@ def _lock(output: Path) -> Iterator[None]:
         yield
 
 
-def _claim(output: Path, identity: dict[str, Any]) -> None:
+def _claim(output: Path, identity: Mapping[str, object]) -> None:
     """Make the folder this run's, or refuse one that belongs to another run."""
     path = output / "run.json"
     if path.exists():
-        other = json.loads(path.read_text())
+        other = read_record(dict[str, object], path)
         flat_other, flat_own = flatten(other), flatten(identity)
         differing = [key for key in {**flat_own, **flat_other} if flat_own.get(key) != flat_other.get(key)]
         if differing:
@@ -72,9 +71,9 @@ def _claim(output: Path, identity: dict[str, Any]) -> None:
         write_json(path, identity)
 
 
-def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(tree: Mapping[str, object], prefix: str = "") -> dict[str, object]:
     """``{"a": {"b": 1}}`` as ``{"a.b": 1}``."""
-    flat: dict[str, Any] = {}
+    flat: dict[str, object] = {}
     for key, value in tree.items():
-        flat.update(flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
+        flat.update(flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value})
     return flat

@@ -6,7 +6,6 @@ environment.json (device, versions, time taken) and curve.png; of segmentation a
 their masks; of texts also model/tokenizer.json, the vocabulary.
 """
 
-import json
 import statistics
 import time
 from collections.abc import Iterator, Mapping
@@ -20,7 +19,9 @@ from accelerate.utils import set_seed
 
 from .._utils.files import surroundings, write_json
 from .._utils.names import dataset_name
+from .._utils.records import check_record, read_record
 from ..checkpoints.fingerprint import activation_fingerprint
+from ..checkpoints.records import Identity, Result
 from ..checkpoints.save import save_pretrained
 from ..data.sources import Split, holdout
 from ..errors import UserError, did_you_mean
@@ -56,7 +57,7 @@ def train(
     *,
     data_name: str | None = None,
     execution: Execution = Execution(),
-) -> dict[str, Any]:
+) -> Result:
     """Train a network on a data set by name; returns what result.json holds.
 
     Args:
@@ -106,7 +107,7 @@ def train_on(
     data_name: str,
     started_from: str | None = None,
     execution: Execution = Execution(),
-) -> dict[str, Any]:
+) -> Result:
     """Train a network on splits that are open already.
 
     Args:
@@ -134,7 +135,7 @@ def _train(
     data_name: str,
     started_from: str | None,
     execution: Execution,
-) -> dict[str, Any]:
+) -> Result:
     identity = identify(model, recipe, splits, data_name, started_from)
     task, test = TASKS[recipe.task](model, recipe, splits["train"]), splits.get("test")
     with running(model, recipe, task, splits, output, identity, execution) as trainer:
@@ -157,7 +158,7 @@ def running(
     task: Task,
     splits: Mapping[str, Split],
     output: Path,
-    identity: Mapping[str, Any],
+    identity: Identity,
     execution: Execution,
 ) -> Iterator[Trainer]:
     """A trainer, whose folder is this run's alone while the block runs; see `build_trainer`.
@@ -167,7 +168,7 @@ def running(
     """
     trainer = build_trainer(model, recipe, task, splits, output, execution)
     state = process_state()
-    with own_folder(output, dict(identity), state.is_main_process):
+    with own_folder(output, identity, state.is_main_process):
         state.wait_for_everyone()
         yield trainer
         state.wait_for_everyone()
@@ -216,7 +217,7 @@ def identify(
     splits: Mapping[str, Any],
     data_name: str,
     started_from: str | None,
-) -> dict[str, Any]:
+) -> Identity:
     """What makes a run this one and no other: run.json, and the head of result.json.
 
     Args:
@@ -228,8 +229,9 @@ def identify(
     """
     train, validation, test = splits["train"], splits.get("validation"), splits.get("test")
     held = 0 if validation else round(len(train) * recipe.validation_fraction)
-    return {
-        "model": model.pretrained_cfg["architecture"],  # type: ignore[index]
+    cfg: Mapping[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
+    identity = {
+        "model": cfg["architecture"],
         "activations": activation_fingerprint(model),
         "started_from": started_from,
         "recipe": recipe.to_dict(),
@@ -245,6 +247,7 @@ def identify(
             **({"validation_sha256": validation.sha256()} if validation else {}),
         },
     }
+    return check_record(Identity, identity, "run.json")
 
 
 def check_tracker(name: str) -> tuple[str, ...]:
@@ -258,15 +261,16 @@ def check_tracker(name: str) -> tuple[str, ...]:
     return (name,)
 
 
-def _finish(trainer: Trainer, identity: dict[str, Any], test_split: Split | None) -> dict[str, Any]:
+def _finish(trainer: Trainer, identity: Identity, test_split: Split | None) -> Result:
     """Read the test images, once, with the best epoch's weights; writes result.json and environment.json."""
     trainer.load_best()
     path = trainer.output / "result.json"
     if path.exists():  # a finished run resumed: the test images have been read
-        return json.loads(path.read_text())
+        return read_record(Result, path)
     best = trainer.best
     test = {**trainer.evaluate(test_split), "images": len(test_split)} if test_split else None
-    result = {**identity, "best_epoch": best.epoch + 1, "validation": best.val, "dead_units": best.dead, "test": test}
+    figures = {"best_epoch": best.epoch + 1, "validation": best.val, "dead_units": best.dead, "test": test}
+    result = check_record(Result, {**identity, **figures}, str(path))
     if trainer.accelerator.is_main_process:
         write_result(trainer, result)
     return result
@@ -287,7 +291,7 @@ def fit(trainer: Trainer) -> None:
         each.finish()
 
 
-def write_result(trainer: Trainer, result: dict[str, Any], **measured: Any) -> None:
+def write_result(trainer: Trainer, result: Result, **measured: float) -> None:
     """Write environment.json, with what else was measured of this machine, then result.json."""
     speeds = [epoch.images_per_second for epoch in trainer.times]
     environment = {
@@ -316,7 +320,7 @@ def _warning(dead: dict[str, float] | None) -> str:
     return f"dead {show_dead(dead)}  " if dead and any(dead.values()) else ""
 
 
-def _summary(result: dict[str, Any], output: Path) -> str:
+def _summary(result: Result, output: Path) -> str:
     figures = {name: value for name, value in (result["test"] or {}).items() if name != "images"}
     test = f", test {show_figures(figures)}" if figures else ", no test split"
     dead = result["dead_units"]
@@ -327,6 +331,6 @@ def _summary(result: dict[str, Any], output: Path) -> str:
             f"them): look at initialisation and learning rate before comparing this network with another."
         )
     return (
-        f"best epoch {result['best_epoch']}: held-out {show_figures(result['validation'])}{test}; "
+        f"best epoch {result['best_epoch']}: held-out {show_figures(result['validation'] or {})}{test}; "
         f"model in {output / 'model'}{warning}"
     )

@@ -7,11 +7,13 @@ from typing import Any
 
 from rich.table import Column, Table
 
+from .._utils.records import check_record, read_record
+from ..checkpoints.records import Environment, Identity, LoggedEpoch, Result
 from ..errors import UserError
 from .folder import FolderInUseError, check_unused, flatten
 from .progress import show_figures
 
-__all__ = ["check_alike", "list_runs", "read_finished", "runs_table"]
+__all__ = ["check_alike", "list_runs", "read_environment", "read_finished", "runs_table"]
 
 SCORES = ("best_epoch", "validation", "test")  # keys of a result that say how good a run was
 OUTCOME = (*SCORES, "adaptation", "dead_units")  # and those that its seed changes
@@ -51,19 +53,28 @@ def runs_table(folder: Path) -> Table:
     return table
 
 
-def read_finished(run: Path, name: str = "result.json") -> dict[str, Any]:
-    """A file that a finished run leaves, or a UserError where it has none."""
+def read_finished(run: Path) -> Result:
+    """The result of a finished run, or a UserError where it has none."""
+    return read_record(Result, _left(run, "result.json"))
+
+
+def read_environment(run: Path) -> Environment:
+    """Where and when a finished run was made, or a UserError where it does not say."""
+    return read_record(Environment, _left(run, "environment.json"))
+
+
+def _left(run: Path, name: str) -> Path:
     path = run / name
     if not path.exists():
         raise UserError(f"{run} is no finished run: it has no {name}; go on with it by `layeract train --resume`.")
-    return json.loads(path.read_text())
+    return path
 
 
-def check_alike(runs: Sequence[Path], results: Sequence[dict[str, Any]], but: Sequence[str] = ()) -> None:
+def check_alike(runs: Sequence[Path], results: Sequence[Result], but: Sequence[str] = ()) -> None:
     """Refuse (UserError) runs that differ from the first in more than the seed and the keys `but` of their results."""
     ignored = ("recipe.seed", *OUTCOME, *but)
 
-    def identity(result: dict[str, Any]) -> dict[str, Any]:
+    def identity(result: Result) -> dict[str, Any]:
         return {key: value for key, value in flatten(result).items() if not _is_of(key, ignored)}
 
     first = identity(results[0])
@@ -80,11 +91,11 @@ def _is_of(key: str, trees: Sequence[str]) -> bool:
 
 
 def _read(run: Path) -> dict[str, Any]:
-    identity = json.loads((run / "run.json").read_text())
-    log, result = run / "log.jsonl", run / "result.json"
-    epochs = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-    best = max(epochs, key=lambda each: each["val"][identity["monitor"]], default=None)
-    finished = result.exists()
+    identity = read_record(Identity, run / "run.json")
+    monitor = identity["monitor"]
+    epochs = _read_log(run / "log.jsonl")
+    best = max(epochs, key=lambda each: each["val"][monitor], default=None)
+    finished = (run / "result.json").exists()
     return {
         "name": run.name,
         "model": identity["model"],
@@ -92,11 +103,22 @@ def _read(run: Path) -> dict[str, Any]:
         "seed": identity["recipe"]["seed"],
         "state": "finished" if finished else "running" if _is_running(run) else "stopped",
         "epochs": len(epochs),
-        "monitor": identity["monitor"],
+        "monitor": monitor,
         "best": best["val"] if best else None,
         "dead": best.get("dead") if best else None,
-        "test": json.loads(result.read_text())["test"] if finished else None,
+        "test": read_finished(run)["test"] if finished else None,
     }
+
+
+def _read_log(path: Path) -> list[LoggedEpoch]:
+    """The epochs of log.jsonl, a line each."""
+    if not path.exists():
+        return []
+    try:
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+    except ValueError as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+    return check_record(list[LoggedEpoch], lines, str(path))
 
 
 def _is_running(run: Path) -> bool:
