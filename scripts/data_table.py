@@ -10,7 +10,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent))  # the tests
 
 from tests.data.folder_cases import CASES, Case
-from timm_layeract._utils.files import markdown_table, write_whole
+from timm_layeract._utils.files import markdown_table
+from timm_layeract._utils.writing import write_whole
 from timm_layeract.data.opening import open_data_set
 from timm_layeract.data.sources import load_splits
 from timm_layeract.errors import UserError

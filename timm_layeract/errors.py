@@ -1,9 +1,9 @@
-"""The one exception that a user's mistake ends in: a single line that names the fault and the fix."""
+"""What faults end in, a single line each: a user's mistake, with its fix, and a file that cannot be written."""
 
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["UserError", "did_you_mean"]
+__all__ = ["UserError", "WriteError", "did_you_mean"]
 
 
 FEW = 40  # names that fit into a message
@@ -11,6 +11,13 @@ FEW = 40  # names that fit into a message
 
 class UserError(ValueError):
     """Something the user can mend; the command line prints its message and exits with code 2."""
+
+
+class WriteError(OSError):
+    """A file that cannot be written: the disk is full, or may not be written to."""
+
+    def __str__(self) -> str:
+        return f"{self.filename} cannot be written: {self.strerror}."
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -1,4 +1,4 @@
-"""What every result has in common: files that are written whole, tables, and where a result was taken."""
+"""What every result has in common: JSON, tables, and where a result was taken."""
 
 import codecs
 import json
@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from typing_extensions import TypedDict
 
 from .records import Pattern
+from .writing import write_whole
 
 __all__ = [
     "NETWORKS",
@@ -26,7 +27,6 @@ __all__ = [
     "read_text",
     "surroundings",
     "write_json",
-    "write_whole",
 ]
 
 NETWORKS: tuple[Literal["original"], Literal["adapted"]] = (
@@ -34,14 +34,6 @@ NETWORKS: tuple[Literal["original"], Literal["adapted"]] = (
     "adapted",
 )  # whose figures an adaptation puts side by side
 SIGNIFICANT = 0.05  # p-values below it are bold
-
-
-def write_whole(path: Path, content: str | bytes) -> None:
-    """Write a file, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_bytes(content.encode() if isinstance(content, str) else content)
-    partial.replace(path)
 
 
 def read_text(path: Path) -> str:

@@ -6,8 +6,9 @@ from pathlib import Path
 from statistics import mean
 from typing import Literal, cast
 
-from .._utils.files import NETWORKS, markdown_table, mean_and_deviation, noise_table, write_whole
+from .._utils.files import NETWORKS, markdown_table, mean_and_deviation, noise_table
 from .._utils.plotting import new_figure, save_figure
+from .._utils.writing import write_whole
 from ..checkpoints.records import Result, Stage
 from ..robustness.corruptions.constants import SEVERITIES
 

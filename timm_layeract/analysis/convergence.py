@@ -16,8 +16,9 @@ import numpy as np
 import timm
 from accelerate.utils import set_seed
 
-from .._utils.files import markdown_table, write_whole
+from .._utils.files import markdown_table
 from .._utils.names import dataset_name
+from .._utils.writing import write_whole
 from ..data.sources import Split, load_splits
 from ..errors import UserError, did_you_mean
 from ..training.options import Execution, silent

@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from .._utils.files import write_whole
 from .._utils.records import check_record
+from .._utils.writing import write_whole
 from ..compat import timm as timm_compat
 from ..errors import UserError
 from ..layers import LayerAct, alphas

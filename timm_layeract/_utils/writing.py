@@ -1,0 +1,102 @@
+"""The one way to write a file: whole or not at all, and on the disk when it has its name.
+
+A file is written under a name of its own in the same folder, so that two processes that write the same one do not mix;
+it is synced, gets its name, and then the folder is synced, which holds the name.
+"""
+
+import contextlib
+import errno
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from ..errors import WriteError
+
+__all__ = ["copy_whole", "is_partial", "make_folder", "remove_empty", "rename", "write_whole", "writing"]
+
+PARTIAL = ".partial"
+SHOWN = 50  # characters of a name that its partial file shows: a name in a folder has room for 255 bytes
+# What file systems answer that know no syncing of folders, as some across a network.
+NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EBADF)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[BinaryIO]:
+    """A file to write into, which is at `path` when the block ends, or, if that fails, is gone.
+
+    Raises:
+        WriteError: It cannot be written; what was at `path` is as it was.
+    """
+    made: list[Path] = []
+    partial = path.with_name(f".{path.name[:SHOWN]}.{secrets.token_hex(4)}{PARTIAL}")
+    try:
+        if path.exists() and not path.is_file():
+            raise OSError(errno.EEXIST, "there is something that is no file", str(path))
+        made = make_folder(path.parent)
+        with partial.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        rename(partial, path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        remove_empty(made)
+        if isinstance(error, OSError) and not isinstance(error, WriteError):
+            raise WriteError(error.errno, error.strerror or str(error), str(path)) from error
+        raise
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a file, whole or not at all; see `writing`."""
+    with writing(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+def copy_whole(source: Path, path: Path) -> None:
+    """Copy a file, whole or not at all; see `writing`."""
+    with source.open("rb") as read, writing(path) as file:
+        shutil.copyfileobj(read, file)
+
+
+def rename(path: Path, name: Path) -> None:
+    """Give a file or folder another name in its folder, for good."""
+    path.replace(name)
+    if os.name == "nt":  # Windows does not open folders, and needs no such call
+        return
+    try:
+        descriptor = os.open(name.parent, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in NO_SYNC:
+            raise
+
+
+def is_partial(path: Path) -> bool:
+    """Whether this is what a process left that died while it wrote a file."""
+    return path.name.startswith(".") and path.name.endswith(PARTIAL)
+
+
+def make_folder(folder: Path) -> list[Path]:
+    """Make a folder and those above it; returns the ones that were not there, the lowest first."""
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        remove_empty(missing)
+        raise WriteError(error.errno, error.strerror or str(error), str(folder)) from error
+    return missing
+
+
+def remove_empty(folders: list[Path]) -> None:
+    """Remove those of the folders, the lowest first, that are empty."""
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
