@@ -76,8 +76,8 @@ MOMENTS = [
     (engine.Trainer, "_optimizer_step", 1, 0),  # before there is any checkpoint
     (engine.Trainer, "_optimizer_step", 4, 0),  # between checkpoints
     (engine.Trainer, "_part", 26, 1),  # between the parts of a step, with workers
-    (checkpointing, "_sync", 3, 0),  # halfway through the first checkpoint
-    (checkpointing, "_seal", 3, 0),  # at an epoch's end, after the best weights were written
+    (os, "fsync", 6, 0),  # halfway through the first checkpoint
+    (checkpointing, "_hashes", 3, 0),  # at an epoch's end, after the best weights were written
     (shutil, "rmtree", 1, 0),  # a checkpoint has its name, an old one is still there
     (engine.Trainer, "load_best", 1, 0),  # after training
     (run, "plot_curves", 1, 0),  # after the result
@@ -107,7 +107,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
     newest, before = sorted((tmp_path / "run" / "checkpoints").iterdir(), reverse=True)
     (tmp_path / "run" / "result.json").unlink()
     files = [path.relative_to(newest) for path in sorted(newest.rglob("*"))]
-    assert {"seal.json", "model.safetensors", "optimizer.bin"} <= {str(path) for path in files}
+    assert {"seal.json", "model.safetensors", "optimizer.safetensors"} <= {str(path) for path in files}
     for index, file in enumerate(files):
         damaged = tmp_path / str(index)
         shutil.copytree(tmp_path / "run", damaged)

@@ -149,7 +149,7 @@ class Source:
 
     def _from_file(self) -> nn.Module:
         try:
-            weights = timm.models.load_state_dict(str(self.file))
+            weights = timm.models.load_state_dict(str(self.file), weights_only=True)
         except UNREADABLE as error:
             raise UserError(f"{self.file} cannot be read as weights: {_first_line(error)}") from error
         heads = [tensor for name, tensor in weights.items() if name.endswith("weight") and tensor.ndim == 2]

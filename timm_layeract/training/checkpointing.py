@@ -1,50 +1,105 @@
 """Checkpoints of a run: written whole or not at all, the newest one that is undamaged found again.
 
-A checkpoint is a folder ``step-NUMBER`` of what accelerate saves. It is written under another name, its files are
-synced, their hashes are listed in seal.json, and only then does it get its name; a process that dies on the way leaves
-the one before.
+A checkpoint is a folder ``step-NUMBER`` with a file for each thing that has a state (see `states`), and one for the
+random numbers of each process. It is written under another name, the hashes of its files are listed in seal.json, and
+only then does it get its name; a process that dies on the way leaves the one before.
 """
 
 import json
-import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, Protocol
 
 from accelerate import Accelerator
+from accelerate.utils import DistributedType
 
 from .._utils.files import write_json
+from .._utils.writing import rename
 from ..checkpoints.save import file_sha256
-from ..errors import UserError
+from ..errors import UserError, WriteError
+from .states import RandomState, read_state, write_state
 
-__all__ = ["find_checkpoint", "write_checkpoint"]
+__all__ = ["Stateful", "check_distribution", "find_checkpoint", "load_checkpoint", "write_checkpoint"]
 
 SEAL = "seal.json"
 KEPT = 2  # the newest may turn out damaged
+# A process of these holds a part of the network, or hands it to a program with checkpoints of its own.
+SHARDED = ("FSDP", "DEEPSPEED", "MEGATRON_LM", "TP")
+# Ends of names that pickles have; runs of earlier versions had some in their checkpoints.
+PICKLES = (".bin", ".pkl", ".pt", ".pth")
 
 
-def write_checkpoint(accelerator: Accelerator, folder: Path, step: int) -> None:
-    """Write what `accelerator` knows as the checkpoint after `step` optimizer steps; every process calls it."""
+class Stateful(Protocol):
+    """What a checkpoint keeps the state of."""
+
+    def state_dict(self) -> Any:
+        """A tree as `states.write_state` takes it; every process asks for it at once."""
+
+    def load_state_dict(self, state: Any) -> object:
+        """Go on from it."""
+
+
+def check_distribution(accelerator: Accelerator) -> None:
+    """Refuse (UserError) processes that hold a part of the network each: no checkpoint would be whole."""
+    kind = DistributedType(accelerator.distributed_type).value
+    if kind in SHARDED:
+        raise UserError(
+            f"{kind} shards the network over processes, which training here does not: leave it out of accelerate's "
+            f"configuration, so that every process holds the whole network (DistributedDataParallel)."
+        )
+
+
+def write_checkpoint(accelerator: Accelerator, folder: Path, step: int, parts: Mapping[str, Stateful]) -> None:
+    """Write the states of these parts as the checkpoint after `step` optimizer steps; every process calls it."""
     final = folder / f"step-{step:09d}"
     partial = folder / f"partial-{final.name}"
     if accelerator.is_main_process:
-        folder.mkdir(parents=True, exist_ok=True)
         for left in folder.glob("partial-*"):
             shutil.rmtree(left)
     accelerator.wait_for_everyone()
-    accelerator.save_state(str(partial))
-    accelerator.wait_for_everyone()
+    states = {name: part.state_dict() for name, part in parts.items()}
+    try:
+        if accelerator.is_main_process:
+            for name, state in states.items():
+                write_state(partial / f"{name}.safetensors", state)
+        write_state(partial / _random_file(accelerator), RandomState(accelerator.device).state_dict())
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            write_json(partial / SEAL, _hashes(partial))
+    except WriteError:  # leave room for what there is to write
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
     if accelerator.is_main_process:
-        _seal(partial)
         if final.exists():  # a damaged one that the run went back behind
             shutil.rmtree(final)
-        partial.rename(final)
-        _sync(folder)
+        rename(partial, final)
         others = [path for path in _newest_first(folder) if path != final]
         kept = [path for path in others if path.name < final.name][: KEPT - 1]
         for path in set(others) - set(kept):
             shutil.rmtree(path)
     accelerator.wait_for_everyone()
+
+
+def load_checkpoint(accelerator: Accelerator, checkpoint: Path, parts: Mapping[str, Stateful]) -> None:
+    """Put states into these parts; every process calls it.
+
+    Raises:
+        UserError: A state is missing, or is of another part.
+    """
+    loading = {f"{name}.safetensors": part for name, part in parts.items()}
+    loading[_random_file(accelerator)] = RandomState(accelerator.device)
+    for name, part in loading.items():
+        state = read_state(checkpoint / name)
+        try:
+            part.load_state_dict(state)
+        except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            raise UserError(f"{checkpoint / name} does not fit this run: {reason}") from error
+
+
+def _random_file(accelerator: Accelerator) -> str:
+    return f"random-{accelerator.process_index}.safetensors"
 
 
 def find_checkpoint(folder: Path, report: Callable[[str], None]) -> Path | None:
@@ -77,26 +132,6 @@ def _hashes(checkpoint: Path) -> dict[str, str]:
     return {str(path.relative_to(checkpoint)): file_sha256(path) for path in _files(checkpoint)}
 
 
-def _seal(checkpoint: Path) -> None:
-    """Put every file on disk, then the list of their hashes."""
-    for path in _files(checkpoint):
-        _sync(path)
-    seal = checkpoint / SEAL
-    write_json(seal, _hashes(checkpoint))
-    _sync(seal)
-    _sync(checkpoint)
-
-
-def _sync(path: Path) -> None:
-    if path.is_dir() and os.name == "nt":  # Windows does not open folders, and needs no such call
-        return
-    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _fault(checkpoint: Path) -> str | None:
     """What is wrong with a checkpoint, None if nothing."""
     try:
@@ -105,6 +140,9 @@ def _fault(checkpoint: Path) -> str | None:
         seal = None
     if not isinstance(seal, dict):
         return f"{SEAL} cannot be read"
+    pickles = [path.name for path in _files(checkpoint) if path.suffix in PICKLES]
+    if pickles:
+        return f"{pickles[0]} is a pickle, as earlier versions wrote, which can run code when it is read"
     found = _hashes(checkpoint)
     for name in sorted({*seal, *found}):
         if seal.get(name) != found.get(name):

@@ -17,20 +17,21 @@ import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import send_to_device
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from torchvision.transforms.functional import resize
 
-from .._utils.files import write_whole
+from .._utils.writing import write_whole
 from ..checkpoints.save import save_weights
 from ..compat.torch import accelerator
 from ..data.augment import SampleRandom
 from ..dead_units import dead_units
 from ..errors import UserError
 from .batches import Batches, Part, stream
-from .checkpointing import find_checkpoint, write_checkpoint
+from .checkpointing import Stateful, check_distribution, find_checkpoint, load_checkpoint, write_checkpoint
 from .cuda_graph import StepGraphs, check_capturable
 from .device_data import on_device
 from .loading import RowLoader
@@ -126,6 +127,7 @@ class Trainer:
             log_with=list(trackers) or None,
             project_dir=output,
         )
+        check_distribution(self.accelerator)
         self.progress = progress and self.accelerator.is_main_process
         process, processes = self.accelerator.process_index, self.accelerator.num_processes
         images = len(train)  # type: ignore[arg-type]
@@ -152,7 +154,6 @@ class Trainer:
         if recipe.cuda_graph:
             check_capturable(recipe, self.accelerator.device, processes)
             self.graphs = StepGraphs(self.unwrapped, self._passes)
-        self.accelerator.register_for_checkpointing(self.schedule, self, *([self.ema] if self.ema else []))
 
     @property
     def unwrapped(self) -> nn.Module:
@@ -184,8 +185,15 @@ class Trainer:
         """Folder of the checkpoints."""
         return self.output / "checkpoints"
 
+    @property
+    def _parts(self) -> dict[str, Stateful]:
+        """Everything that has a state."""
+        parts = {"model": self.unwrapped, "optimizer": self.optimizer, "schedule": self.schedule, "progress": self}
+        more = {"averaged": self.ema, "scaler": self.accelerator.scaler}
+        return {**parts, **{name: part for name, part in more.items() if part is not None}}
+
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps beside weights, optimizer and schedule."""
+        """What a checkpoint keeps of the run itself."""
         # A row for each process, as sums that are added in another order have other last digits.
         sums = self.measured.sums
         sums = None if sums is None else self.accelerator.gather(self._to_device(sums[None])).cpu()
@@ -208,7 +216,7 @@ class Trainer:
         """Continue after the newest undamaged checkpoint, if there is any."""
         checkpoint = find_checkpoint(self.checkpoints, self.report)
         if checkpoint is not None:
-            self.accelerator.load_state(str(checkpoint))
+            load_checkpoint(self.accelerator, checkpoint, self._parts)
 
     def fit(self) -> Iterator[EpochRecord]:
         """Train the epochs that are left, yielding each one's record after its checkpoint is on disk."""
@@ -243,7 +251,14 @@ class Trainer:
 
     def load_best(self) -> None:
         """Put the best epoch's weights into the evaluated network."""
-        self.evaluated.load_state_dict(load_file(self.best_weights))
+        try:
+            self.evaluated.load_state_dict(load_file(self.best_weights))
+        except (OSError, SafetensorError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(
+                f"{self.best_weights} does not hold the weights of this run's best epoch ({reason}); "
+                f"give another --output to start anew."
+            ) from error
 
     def evaluate(self, data: Dataset[Any], network: nn.Module | None = None) -> dict[str, float]:
         """The task's figures of the evaluated network, or another, on a data set, every sample counted once."""
@@ -275,7 +290,7 @@ class Trainer:
 
     def _checkpoint(self) -> None:
         self.measured.read()  # before a network that has diverged is kept
-        write_checkpoint(self.accelerator, self.checkpoints, self.step)
+        write_checkpoint(self.accelerator, self.checkpoints, self.step, self._parts)
 
     def _epoch(self, epoch: int) -> EpochRecord:
         """Train what is left of an epoch, and validate."""
