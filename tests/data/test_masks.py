@@ -1,16 +1,23 @@
 """Images with masks: where they come from, what happens to both alike, and the loss and figures of segmentation."""
 
+import io
+import shutil
+import unicodedata
 from pathlib import Path
 
 import datasets
 import numpy as np
+import pyarrow
 import pytest
 import segmentation_models_pytorch as smp
 import torch
 from PIL import Image
+from pyarrow import parquet
 from torch import Tensor
 
+from timm_layeract.data import masks
 from timm_layeract.data.augment_masks import NUMBERS, random_windows
+from timm_layeract.data.columns import Columns
 from timm_layeract.data.masks import MaskSplit, load_mask_splits
 from timm_layeract.errors import UserError
 from timm_layeract.training.tasks.segmentation import IGNORED, bce_dice, overlap_counts
@@ -83,8 +90,107 @@ def test_data_that_cannot_be_used_is_named(tmp_path: Path) -> None:
         load_mask_splits(str(tmp_path / "half"), progress=False)
     (tmp_path / "parquet").mkdir()
     data_set(tmp_path / "parquet" / "train.parquet", ("image", "other"))
-    with pytest.raises(UserError, match=r"one called mask; its image columns are \['image', 'other'\]"):
+    with pytest.raises(UserError, match=r"one called mask .*; its image columns are \['image', 'other'\]"):
         load_mask_splits(str(tmp_path / "parquet"), progress=False)
+
+
+LAYOUTS = {
+    "masks/train": lambda split: ("images/" + split, "masks/" + split),
+    "training, Validation": lambda split: (f"{split}/images", f"{split}/masks"),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("below", ["", "patient/scan"])
+def test_folders_of_splits(tmp_path: Path, layout: str, below: str) -> None:
+    for split in ("training", "Validation"):
+        whole = folder(tmp_path / "whole" / split)
+        for kind, place in zip(("images", "masks"), LAYOUTS[layout](split), strict=True):
+            (tmp_path / "data" / place / below).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copytree(whole / kind, tmp_path / "data" / place / below, dirs_exist_ok=True)
+    splits = load_mask_splits(str(tmp_path / "data"), progress=False)
+    assert list(splits) == ["train", "test"]
+    for split in splits.values():
+        check(split)
+
+
+@pytest.mark.parametrize("kind", ["images", "masks"])
+def test_two_files_of_one_name_are_refused(tmp_path: Path, kind: str) -> None:
+    data = folder(tmp_path)
+    Image.fromarray(pairs()[0][1]).save(data / kind / "0.bmp")
+    with pytest.raises(UserError, match=rf"{kind}/0\.bmp and 0\.\w+ have one name"):
+        load_mask_splits(str(data), progress=False)
+
+
+def test_names_are_compared_as_they_are_read(tmp_path: Path) -> None:
+    data = folder(tmp_path)
+    (data / "images" / "0.tif").rename(data / "images" / unicodedata.normalize("NFC", "é.tif"))
+    (data / "masks" / "0.png").rename(data / "masks" / unicodedata.normalize("NFD", "é.png"))
+    assert len(load_mask_splits(str(data), progress=False)["train"]) == 3
+
+
+def encoded() -> dict[str, list[bytes]]:
+    def png(values: np.ndarray) -> bytes:
+        file = io.BytesIO()
+        Image.fromarray(values).save(file, "PNG")
+        return file.getvalue()
+
+    return {name: [png(pair[which]) for pair in pairs()] for which, name in enumerate(("image", "mask"))}
+
+
+def bytes_and_paths(root: Path) -> None:
+    table = {name: [{"bytes": each, "path": None} for each in column] for name, column in encoded().items()}
+    parquet.write_table(pyarrow.table(table), root / "train.parquet")  # as pandas writes it: no word of images
+
+
+def clone(root: Path) -> None:
+    (root / "data").mkdir()
+    (root / "README.md").touch()
+    data_set(root / "data" / "train-00000-of-00001.parquet")
+
+
+SETS = {
+    "bytes": lambda root: parquet.write_table(pyarrow.table(encoded()), root / "train.parquet"),
+    "bytes and paths": bytes_and_paths,
+    "a clone from the Hub": clone,
+    "one split, saved": lambda root: datasets.Dataset.from_dict(encoded()).save_to_disk(root),
+}
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_data_sets_of_other_programs(tmp_path: Path, name: str) -> None:
+    SETS[name](tmp_path)
+    check(load_mask_splits(str(tmp_path), progress=False)["train"])
+
+
+def test_columns_by_name(tmp_path: Path) -> None:
+    data_set(tmp_path / "train.parquet", ("unmasked_image", "gt"))
+    with pytest.raises(UserError, match="in colour"):  # by their names they are the other way round
+        load_mask_splits(str(tmp_path), progress=False)
+    named = Columns("unmasked_image", "gt")
+    check(load_mask_splits(str(tmp_path), progress=False, columns=named)["train"])
+
+
+def test_a_row_without_image_is_named(tmp_path: Path) -> None:
+    features = datasets.Features(dict.fromkeys(("image", "mask"), datasets.Image()))
+    rows = {name: [*column, None] for name, column in encoded().items()}
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "train.parquet")
+    with pytest.raises(UserError, match="row 3 has no image"):
+        load_mask_splits(str(tmp_path), progress=False)
+
+
+def test_what_does_not_fit_into_memory_is_read_when_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = folder(tmp_path)
+    held = load_mask_splits(str(data), progress=False)["train"]
+    monkeypatch.setattr(masks, "MAX_BYTES", 100)
+    stored = load_mask_splits(str(data), progress=False)["train"]
+    assert isinstance(stored, masks.StoredMasks)
+    assert stored.workers > 0
+    for other in (stored, stored.take(torch.tensor([2, 0, 1])).take(torch.tensor([1, 2, 0]))):
+        assert (len(other), other.classes) == (3, ("foreground",))
+        for together, apart in zip(held.__getitems__([2, 0]), other.__getitems__([2, 0]), strict=True):
+            assert all(torch.equal(*each) for each in zip(together, apart, strict=True))
+    assert stored.take(torch.tensor([1])).sha256() != stored.sha256()
 
 
 def test_split_takes_rows_and_has_an_identity(tmp_path: Path) -> None:

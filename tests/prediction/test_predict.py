@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 import timm_layeract
 from timm_layeract.cli import app
-from timm_layeract.data.images import pad_to_multiple, read_image, read_mask
+from timm_layeract.data.images import pad_to_multiple, read_image
 from timm_layeract.data.pictures import compare_masks, overlay
 from timm_layeract.errors import UserError
 from timm_layeract.prediction.files import classes, load_segmenter, predict_files
@@ -139,22 +139,6 @@ def test_every_kind_of_image_is_read(name: str, tmp_path: Path) -> None:
 def test_a_flat_sixteen_bit_image_keeps_its_brightness(tmp_path: Path) -> None:
     Image.fromarray(np.full((4, 4), 700, np.uint16)).save(tmp_path / "flat.png")
     assert {*read_image(tmp_path / "flat.png").flatten().tolist()} == {round(700 / 4095 * 255)}
-
-
-def test_masks(tmp_path: Path) -> None:
-    truth = ramp() > 127
-    for index, values in enumerate([truth, truth * np.uint8(255), truth * np.uint8(1), truth * np.uint16(999)]):
-        Image.fromarray(values).save(tmp_path / f"{index}.png")
-        np.testing.assert_array_equal(read_mask(tmp_path / f"{index}.png").numpy(), truth)
-    Image.fromarray(np.stack([truth * np.uint8(255)] * 4, -1)).save(tmp_path / "rgba.png")
-    np.testing.assert_array_equal(read_mask(tmp_path / "rgba.png").numpy(), truth)
-    Image.fromarray(ramp()).save(tmp_path / "grey.png")
-    with pytest.raises(UserError, match=r"values 0, 2, 4, 6, 8, \.\.\.; a mask is 0 and one other"):
-        read_mask(tmp_path / "grey.png")
-    colour = np.stack([ramp(), ramp(), 255 - ramp()], -1)
-    Image.fromarray(colour).save(tmp_path / "colour.png")
-    with pytest.raises(UserError, match="in colour"):
-        read_mask(tmp_path / "colour.png")
 
 
 @pytest.mark.parametrize(

@@ -143,7 +143,7 @@ def test_figures_of_images_without_foreground() -> None:
     ("name", "options", "changes", "says"),
     [
         ("resnet20_lasilu", {}, {}, r"resnet20_lasilu gives \(10,\).*unet_lasilu"),
-        ("unet_lasilu", {"num_classes": 3}, {}, r"gives \(3, 64, 64\).*one class"),
+        ("resnet20_lasilu", {"num_classes": 3}, {}, r"gives \(3,\).*a map of that size for each class"),
         ("unet_lasilu", {}, {"image_size": [32, 64]}, r"a square, not \(32, 64\)"),
         ("unet_lasilu", {}, {"label_smoothing": 0.1}, "label_smoothing is not for segmentation"),
     ],

@@ -31,7 +31,7 @@ from ..checkpoints.records import Identity, Result
 from ..checkpoints.save import is_smp, save_pretrained, save_weights
 from ..compat.torch import BatchNorm
 from ..data.classes import check_classes, label_names
-from ..data.masks import MaskSplit
+from ..data.masks import Masks
 from ..data.sources import Split
 from ..errors import UserError
 from ..models.text_rcnn import TextRCNN
@@ -52,7 +52,7 @@ from .target import target_network
 
 __all__ = ["adapt", "adapt_by_options"]
 
-Splits = Mapping[str, Split | MaskSplit]
+Splits = Mapping[str, Split | Masks]
 
 
 def adapt(
@@ -165,6 +165,9 @@ def _recipe(source: nn.Module, choose: Callable[[str], Recipe]) -> Recipe:
         raise UserError(
             f"Recipe {recipe.name} is for {recipe.task}, the network is one of {kind}: try {ADAPTATION[kind]}."
         )
+    if kind == "segmentation" and int(source.num_classes) > 1 and recipe.masks is None:  # type: ignore[arg-type]
+        names = recipe.class_names or label_names(source) or None
+        return recipe.replace(masks="classes", class_names=names)
     return recipe
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from .._utils.progress import progress_bar
-from ..data.masks import MaskSplit
+from ..data.masks import Masks, MaskSplit, StoredMasks
 from ..data.sources import ImageSplit, Split
 from ..robustness.corruptions.constants import CATEGORIES, QUICK_CATEGORY, QUICK_IMAGES, SEVERITIES
 from ..robustness.corruptions.generate import corrupt
@@ -16,11 +16,14 @@ __all__ = ["quick_set", "under_noise"]
 Evaluate = Callable[[Any], float]
 
 
-def quick_set(split: Split | MaskSplit) -> ImageSplit | MaskSplit:
+def quick_set(split: Split | Masks) -> ImageSplit | MaskSplit:
     """The first images of a split, in memory."""
     taken = split.take(torch.arange(min(len(split), QUICK_IMAGES)))
     if isinstance(taken, ImageSplit | MaskSplit):
         return taken
+    if isinstance(taken, StoredMasks):
+        pictures, masks = taken.__getitems__(range(len(taken)))
+        return MaskSplit(tuple(pictures), tuple(masks), taken.classes)
     images, labels = taken.__getitems__(range(len(taken)))
     return ImageSplit(images, labels, taken.classes)
 

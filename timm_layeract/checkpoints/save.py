@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from .._utils.names import LABELS_KEY
 from .._utils.records import check_record
 from .._utils.writing import write_whole
 from ..compat import timm as timm_compat
@@ -121,7 +122,7 @@ def save_pretrained(model: nn.Module, directory: str | Path, label_names: tuple[
     Args:
         model: Model made by ``timm.create_model``, or one of SMP's.
         directory: Made if need be; files of the same names are replaced.
-        label_names: Class names in the head's order (SMP's config has no place for them).
+        label_names: Class names in the head's order (SMP's config has them where they are several).
 
     Returns:
         The architecture it was saved as.
@@ -133,6 +134,8 @@ def save_pretrained(model: nn.Module, directory: str | Path, label_names: tuple[
     """
     model = getattr(model, "_orig_mod", model)  # what torch.compile wraps
     if is_smp(model):
+        if label_names and len(label_names) > 1:
+            model._hub_mixin_config[LABELS_KEY] = list(label_names)  # type: ignore[assignment,index,operator]
         model.save_pretrained(directory)  # type: ignore[operator]
         return type(model).__name__
     if "architecture" not in getattr(model, "pretrained_cfg", {}):

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..errors import UserError, did_you_mean
 from .classes import map_classes
 
-__all__ = ["Columns", "choose_column", "has_hidden_labels", "image_column", "read_labels"]
+__all__ = ["Columns", "choose_column", "encoded_columns", "has_hidden_labels", "image_column", "read_labels"]
 
 
 @dataclass(frozen=True)
@@ -32,22 +32,25 @@ class Columns:
 def image_column(rows: datasets.Dataset, source: str, name: str | None = None) -> tuple[str, datasets.Dataset]:
     """The one column of images, or the one named, and the rows with encoded images in it.
 
-    Images may be of `datasets`' kind, or what pandas and the Hub's viewer write: bytes, or a struct of bytes and path.
-
     Raises:
         UserError: No such column; several, and none is named.
     """
-    columns = [
+    columns = encoded_columns(rows)
+    hint = " Images with masks need --task segmentation." if "mask" in rows.features else ""
+    chosen = choose_column(columns, rows, source, "image", name, hint)
+    encoded = datasets.Image(decode=False)
+    return chosen, rows.select_columns([chosen]).cast_column(chosen, encoded)
+
+
+def encoded_columns(rows: datasets.Dataset) -> list[str]:
+    """Columns that may hold images: of `datasets`' kind, bytes, or a struct of bytes and path."""
+    return [
         column
         for column, feature in rows.features.items()
         if isinstance(feature, datasets.Image)
         or (isinstance(feature, dict) and "bytes" in feature)
         or getattr(feature, "dtype", "") in ("binary", "large_binary")
     ]
-    hint = " Images with masks need --task segmentation." if "mask" in rows.features else ""
-    chosen = choose_column(columns, rows, source, "image", name, hint)
-    encoded = datasets.Image(decode=False)
-    return chosen, rows.select_columns([chosen]).cast_column(chosen, encoded)
 
 
 def choose_column(

@@ -14,7 +14,7 @@ from PIL import Image, UnidentifiedImageError
 
 from ..errors import UserError
 
-__all__ = ["SPLITS", "ImageFolder", "walk_images"]
+__all__ = ["SPLITS", "ImageFolder", "images_below", "walk_images"]
 
 # What people call a split's folder -> what we call the split.
 SPLITS = {
@@ -60,7 +60,7 @@ def walk_images(folder: Path, labelled: bool = True) -> ImageFolder:
             testing alone; a class folder none of whose files can be read.
     """
     left_out: Counter[str] = Counter()
-    found = {split: list(_images(path, left_out)) for split, path in _splits(folder, labelled).items()}
+    found = {split: list(images_below(path, left_out)) for split, path in _splits(folder, labelled).items()}
     if not any(found.values()):
         archives = [
             path.name for path in folder.iterdir() if path.suffix.lower() in (".zip", ".tar", ".gz", ".7z", ".rar")
@@ -85,7 +85,7 @@ def _splits(folder: Path, labelled: bool) -> dict[str, Path]:
     named = {name: SPLITS[name.casefold()] for name in folders if name.casefold() in SPLITS}
     if not named:
         return {"train": folder}
-    others = [name for name in folders if name not in named and any(_images(folders[name], Counter()))]
+    others = [name for name in folders if name not in named and any(images_below(folders[name], Counter()))]
     holds_classes = {name: any(True for _ in _folders(folders[name])) for name in named}
     if others and len(named) == 1 and not any(holds_classes.values()):
         return {"train": folder}  # bus/, car/ and train/, each full of images: classes
@@ -148,7 +148,7 @@ def _folders(folder: Path) -> Iterator[Path]:
     yield from (path for path in sorted(folder.iterdir()) if path.is_dir() and not _is_system(path.name))
 
 
-def _images(folder: Path, left_out: Counter[str]) -> Iterator[Path]:
+def images_below(folder: Path, left_out: Counter[str]) -> Iterator[Path]:
     """Every image file below a folder, links followed, each folder once."""
     suffixes = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
     seen: set[str] = set()

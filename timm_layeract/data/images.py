@@ -1,4 +1,4 @@
-"""Reading an image or mask file of whatever kind into a uint8 tensor; padding."""
+"""Reading an image file of whatever kind into a uint8 tensor; padding."""
 
 import math
 from collections.abc import Iterable
@@ -15,12 +15,14 @@ from ..errors import UserError
 
 __all__ = [
     "bits_of_set",
+    "called",
     "image_files",
+    "open_picture",
     "pad_to",
     "pad_to_multiple",
     "read_image",
-    "read_mask",
     "read_picture",
+    "refuse_pages",
     "to_8_bits",
 ]
 
@@ -30,7 +32,7 @@ BIT_DEPTHS = (8, 12, 16)  # that cameras mostly have
 
 def image_files(folder: Path) -> list[Path]:
     """Files of a folder (not of those in it) whose suffix is an image's, sorted by name."""
-    suffixes = Image.registered_extensions()
+    suffixes = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
     return sorted(
         path
         for path in folder.iterdir()
@@ -60,13 +62,11 @@ def read_picture(
     Raises:
         UserError: Not an image that Pillow reads, broken, of several pages, or with colours of which Pillow loses most.
     """
-    picture = _open(source, name)
-    pages = getattr(picture, "n_frames", 1)
-    if pages > 1 and picture.format != "MPO":  # a telephone's photograph with a preview
-        raise UserError(f"{_called(source, name)} holds {pages} pages; save those you mean as files of their own.")
+    picture = open_picture(source, name)
+    refuse_pages(picture, source, name)
     if _keeps_too_little(source, picture):
         raise UserError(
-            f"Image {_called(source, name)} has colours of 16 bits and uses 12 of them or fewer, of which Pillow keeps "
+            f"Image {called(source, name)} has colours of 16 bits and uses 12 of them or fewer, of which Pillow keeps "
             f"the upper 4; save it with 8 bits a channel."
         )
     if _is_deep(picture):
@@ -90,9 +90,9 @@ def bits_of_set(sources: Iterable[Path | bytes]) -> int | None:
     """
     largest = None
     for source in sources:
-        if largest is None and not _is_deep(_open(source, None, decode=False)):
+        if largest is None and not _is_deep(open_picture(source, None, decode=False)):
             return None
-        picture = _open(source, None)
+        picture = open_picture(source, None)
         if _is_deep(picture):
             largest = max(largest or 0, _bits(_range(np.asarray(picture))[1]))
     return largest
@@ -153,46 +153,30 @@ def _keeps_too_little(source: Path | bytes, picture: Image.Image) -> bool:
     return deep and 0 < int(np.asarray(picture)[..., :3].max()) < 16
 
 
-def read_mask(source: Path | bytes, name: str | None = None) -> Tensor:
-    """Decode a mask of two values, background 0 and anything else: uint8 ``(H, W)`` of zeros and ones.
-
-    Raises:
-        UserError: Not an image, in colour, or with more than two values.
-    """
-    picture = _open(source, name)
-    if picture.mode == "P":  # a palette's indices are the labels, its colours are decoration
-        picture = Image.fromarray(np.asarray(picture))
-    values = np.asarray(picture)
-    if values.ndim == 3:
-        values = values[..., :3]
-        if not (values == values[..., :1]).all():
-            raise UserError(f"Mask {_called(source, name)} is in colour; give masks of one channel.")
-        values = values[..., 0]
-    kinds = np.unique(values)
-    if len(kinds) > 2 or (len(kinds) == 2 and kinds[0] != 0):
-        shown = ", ".join(map(str, kinds[:5])) + (", ..." if len(kinds) > 5 else "")
-        raise UserError(
-            f"Mask {_called(source, name)} holds the values {shown}; a mask is 0 and one other value "
-            f"(save it as PNG: JPEG blurs the edge)."
-        )
-    return torch.from_numpy((values != 0).astype(np.uint8))
+def refuse_pages(picture: Image.Image, source: Path | bytes, name: str | None) -> None:
+    """Refuse (UserError) an image of several pages."""
+    pages = getattr(picture, "n_frames", 1)
+    if pages > 1 and picture.format != "MPO":  # a telephone's photograph with a preview
+        raise UserError(f"{called(source, name)} holds {pages} pages; save those you mean as files of their own.")
 
 
-def _open(source: Path | bytes, name: str | None, decode: bool = True) -> Image.Image:
+def open_picture(source: Path | bytes, name: str | None, decode: bool = True) -> Image.Image:
+    """An image as Pillow reads it, in one line a UserError where it cannot."""
     try:
         picture = Image.open(BytesIO(source if isinstance(source, bytes) else source.read_bytes()))
         if decode:
             picture.load()
     except FileNotFoundError as error:
-        raise UserError(f"There is no file {_called(source, name)}.") from error
+        raise UserError(f"There is no file {called(source, name)}.") from error
     except UnidentifiedImageError as error:
-        raise UserError(f"{_called(source, name)} is not an image of a kind that Pillow reads.") from error
+        raise UserError(f"{called(source, name)} is not an image of a kind that Pillow reads.") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"Image {_called(source, name)} cannot be read ({error}).") from error
+        raise UserError(f"Image {called(source, name)} cannot be read ({error}).") from error
     return picture
 
 
-def _called(source: Path | bytes, name: str | None) -> str:
+def called(source: Path | bytes, name: str | None) -> str:
+    """What errors call an image."""
     return name if name is not None else str(source) if isinstance(source, Path) else "without a name"
 
 

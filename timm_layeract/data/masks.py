@@ -1,13 +1,14 @@
 """Images with masks: a Hub data set, a folder of parquet files, or a folder of images and masks, each of its own size.
 
-A split is held in memory, decoded once.
+A split that fits into memory is held there, decoded once; a larger one stays on disk, and worker processes decode.
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import datasets
 import torch
@@ -15,16 +16,17 @@ from torch import Tensor
 
 from .._utils.progress import tracked
 from ..errors import UserError
-from .columns import Columns, choose_column
-from .images import bits_of_set, image_files, read_image, read_mask
+from .columns import Columns, choose_column, encoded_columns
+from .images import bits_of_set, open_picture, read_image
+from .mask_folders import PairFiles, mask_folder
+from .mask_values import BINARY, Labelling, find_labelling, read_class_names, read_values
 from .opening import open_data_set, split_roles
-from .sources import MAX_BYTES
+from .sources import DEPTH_PROBES, MAX_BYTES
 
-__all__ = ["MaskSplit", "load_mask_splits"]
+__all__ = ["MaskSplit", "Masks", "StoredMasks", "load_mask_splits"]
 
-File = tuple[Path | bytes, str]  # an encoded image, and what errors call it
-Pair = tuple[File, File | None]  # an image and its mask
 MASK_WORDS = ("mask", "label", "annotation", "segmentation")  # in the name of a column of masks
+IMAGE, MASK = "image", "mask"  # columns of what is read of a folder
 
 
 @dataclass(frozen=True)
@@ -33,8 +35,8 @@ class MaskSplit(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
 
     Attributes:
         images: uint8, each ``(3, H, W)``.
-        masks: uint8 of zeros and ones, each ``(H, W)`` of its image.
-        classes: Name of the foreground.
+        masks: uint8, each ``(H, W)`` of its image: zeros and ones, or the class of each pixel and 255 for void.
+        classes: Names of the classes; the foreground's alone where there is one; none of masks that were not read.
     """
 
     workers: ClassVar[int] = 0  # data in memory is read fastest by the process that needs it
@@ -66,97 +68,196 @@ class MaskSplit(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
         return digest.hexdigest()
 
 
+@dataclass(frozen=True)
+class EncodedMasks:
+    """Images and masks of a split as they lie in their files.
+
+    Attributes:
+        rows: Encoded images and masks.
+        columns: Names of the image column and, where masks are read, of theirs.
+        source: Named in errors.
+        bits: Depth that images of more than 8 bits are scaled by, see `images.bits_of_set`.
+        labelling: What the masks' values mean.
+    """
+
+    rows: datasets.Dataset
+    columns: tuple[str, ...]
+    source: str
+    bits: int | None = None
+    labelling: Labelling = BINARY
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def content(self, row: dict[str, Any], index: int, which: int = 0) -> tuple[Path | bytes, str]:
+        """File or content of a row's image (0) or mask (1), and what errors call it."""
+        file = row[self.columns[which]]
+        if file is None or not (file["bytes"] or file["path"]):
+            raise UserError(f"{self.source}: row {index} has no {(IMAGE, MASK)[which]}; remove it.")
+        if file["bytes"]:
+            return file["bytes"], f"{'of ' * which}{self.source} number {index}"
+        return Path(file["path"]), file["path"]
+
+    def contents(self, which: int, most: int | None = None) -> Iterator[tuple[Path | bytes, str]]:
+        """`content` of all rows, or of some spread over them."""
+        step = 1 if most is None or not len(self) else -(-len(self) // most)
+        for index in range(0, len(self), step):
+            yield self.content(self.rows[index], index, which)
+
+    def decode(self, row: dict[str, Any], index: int) -> tuple[Tensor, Tensor]:
+        """A row's image, uint8 ``(3, H, W)``, and mask, uint8 ``(H, W)``, empty where masks are not read."""
+        image = read_image(*self.content(row, index), self.bits)
+        if len(self.columns) == 1:
+            return image, torch.zeros(image.shape[-2:], dtype=torch.uint8)
+        content, name = self.content(row, index, 1)
+        mask = self.labelling.apply(read_values(content, name), name)
+        if image.shape[-2:] != mask.shape:
+            raise UserError(
+                f"Mask {name} has {mask.shape[0]}x{mask.shape[1]} pixels, its image {image.shape[1]}x{image.shape[2]}."
+            )
+        return image, mask
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, none where masks are not read."""
+        return self.labelling.names if len(self.columns) > 1 else ()
+
+
+@dataclass(frozen=True)
+class StoredMasks(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
+    """Images and masks on disk, decoded when they are asked for; as `MaskSplit` in everything else."""
+
+    encoded: EncodedMasks
+
+    def __len__(self) -> int:
+        return len(self.encoded)
+
+    def __getitems__(self, indices: Sequence[int]) -> tuple[list[Tensor], list[Tensor]]:
+        pairs = [self.encoded.decode(self.encoded.rows[index], index) for index in indices]
+        return [image for image, _ in pairs], [mask for _, mask in pairs]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes."""
+        return self.encoded.classes
+
+    @property
+    def workers(self) -> int:
+        """Processes that decode."""
+        return os.cpu_count() or 1
+
+    def take(self, indices: Tensor) -> "StoredMasks":
+        """The split of these rows only."""
+        return StoredMasks(replace(self.encoded, rows=self.encoded.rows.select(indices.tolist())))
+
+    def sha256(self) -> str:
+        """Hash of a thousand images' and masks' files spread over the split: reading all would take hours."""
+        digest = hashlib.sha256()
+        for which in range(len(self.encoded.columns)):
+            for content, _ in self.encoded.contents(which, DEPTH_PROBES):
+                digest.update(content if isinstance(content, bytes) else content.read_bytes())
+        return digest.hexdigest()
+
+
+Masks = MaskSplit | StoredMasks
+
+
 def load_mask_splits(
-    source: str, progress: bool = True, labelled: bool = True, columns: Columns | None = None
-) -> dict[str, MaskSplit]:
-    """Read a data set of images with binary masks and decode it.
+    source: str,
+    progress: bool = True,
+    labelled: bool = True,
+    columns: Columns | None = None,
+    meaning: str | None = None,
+    names: Sequence[str] | None = None,
+) -> dict[str, Masks]:
+    """Read a data set of images with masks, and decode it if it fits into memory.
 
     Args:
-        source: Folder of ``images/NAME.png`` with ``masks/NAME.png`` (any suffix, the same stem), or such folders
-            named train and test; folder of parquet files named after their split; or Hub data set id. Of a data set
-            the mask is the image column called mask, label, annotation or segmentation.
+        source: Folder of ``images/NAME.png`` with ``masks/NAME.png`` (see `mask_folders.mask_folder`), of which a file
+            classes.txt may name the classes; folder of parquet files named after their split; or Hub data set id. Of a
+            data set the mask is the image column called mask, label, annotation or segmentation.
         progress: Show a progress bar while decoding.
         labelled: Read masks; without them the images may lie in a folder as they are, and every mask is empty.
         columns: Which columns of a data set, where several may be meant; the label is the mask.
+        meaning: What the masks' values mean, as of `mask_values.find_labelling`.
+        names: Of the classes.
 
     Returns:
         ``"train"``; where there is a test split (or only a validation split), ``"test"``; and a validation split
-        beside that, ``"validation"``.
+        beside that, ``"validation"``; all with the classes of the training split.
 
     Raises:
         UserError: No such folder or data set, no training split, an image without mask, a mask of another size or
-            with more than two values, files that cannot be read.
+            with values that may be meant in several ways, files that cannot be read.
     """
     folder = Path(source)
-    pairs = _folder_pairs(folder, labelled) if folder.is_dir() else None
-    if pairs is None:
+    files = mask_folder(folder, labelled) if folder.is_dir() else None
+    if files is not None:
+        encoded = {name: _of_files(pairs, source) for name, pairs in files.items()}
+    else:
         loaded, chosen = open_data_set(source, labelled=False), columns or Columns()
-        pairs = {name: list(_pairs(split, f"{source} {name}", labelled, chosen)) for name, split in loaded.items()}
-    if "train" not in pairs:
-        raise UserError(f"{source} has no 'train' split, only {', '.join(pairs)}; name the training files train*.")
-    bits = bits_of_set(image for (image, _), _ in pairs["train"])
-    return {name: _decode(pairs[split], source, progress, bits) for name, split in split_roles(pairs).items()}
-
-
-def _folder_pairs(folder: Path, labelled: bool) -> dict[str, list[Pair]] | None:
-    """Image and mask files by split; None where the folder has no ``images`` folder (or, without masks, no images)."""
-    if not labelled and (lone_images := image_files(folder)):
-        return {"train": [((path, str(path)), None) for path in lone_images]}
-    splits = {"train": folder} if (folder / "images").is_dir() else {}
-    splits.update({path.parent.name: path.parent for path in sorted(folder.glob("*/images"))})
-    if not splits:
-        return None
-    pairs: dict[str, list[Pair]] = {}
-    for name, split in splits.items():
-        if not labelled:
-            pairs[name] = [((path, str(path)), None) for path in image_files(split / "images")]
-            continue
-        if not (split / "masks").is_dir():
-            raise UserError(f"{split} has a folder of images and none of masks; put each mask into masks/NAME.png.")
-        masks = {path.stem: path for path in image_files(split / "masks")}
-        images = image_files(split / "images")
-        lone = next((path for path in images if path.stem not in masks), None)
-        if lone or not images:
-            raise UserError(f"{lone} has no mask masks/{lone.stem}.png." if lone else f"{split / 'images'} is empty.")
-        pairs[name] = [((path, str(path)), (masks[path.stem], str(masks[path.stem]))) for path in images]
-    return pairs
-
-
-def _pairs(split: datasets.Dataset, where: str, labelled: bool, named: Columns) -> Iterable[Pair]:
-    """Encoded images and masks of a data set."""
-    columns = [name for name, feature in split.features.items() if isinstance(feature, datasets.Image)]
-    masks = [name for name in columns if any(word in name.lower() for word in MASK_WORDS)]
-    images = [name for name in columns if name not in masks]
-    if not images or (labelled and not masks):
-        raise UserError(f"{where} needs an image column and one called mask; its image columns are {columns}.")
-    chosen = [choose_column(images, split, where, "image", named.image)]
+        encoded = {name: _of_rows(rows, f"{source} {name}", labelled, chosen) for name, rows in loaded.items()}
+    if "train" not in encoded:
+        raise UserError(f"{source} has no 'train' split, only {', '.join(encoded)}; name the training files train*.")
+    train = encoded["train"]
+    bits = bits_of_set(content for content, _ in train.contents(0, DEPTH_PROBES))
+    labelling = BINARY
     if labelled:
-        chosen.append(choose_column(masks, split, where, "label", named.label))
-    files = split.select_columns(chosen)
+        known = read_class_names(folder, names)
+        probes = train.contents(1, DEPTH_PROBES if _is_large(train) else None)
+        labelling = find_labelling(((read_values(*file), file[1]) for file in probes), source, meaning, known)
+    return {
+        role: _split(replace(encoded[name], bits=bits, labelling=labelling), progress)
+        for role, name in split_roles(encoded).items()
+    }
+
+
+def _of_files(pairs: PairFiles, source: str) -> EncodedMasks:
+    """The images and masks of a folder."""
+    columns = {IMAGE: [str(image) for image, _ in pairs]}
+    if pairs and pairs[0][1] is not None:
+        columns[MASK] = [str(mask) for _, mask in pairs]
+    features = datasets.Features(dict.fromkeys(columns, datasets.Image(decode=False)))
+    return EncodedMasks(datasets.Dataset.from_dict(columns, features=features), tuple(columns), source)
+
+
+def _of_rows(rows: datasets.Dataset, where: str, labelled: bool, named: Columns) -> EncodedMasks:
+    """The images and masks of a data set."""
+    columns = encoded_columns(rows)
+    masks = [name for name in columns if any(word in name.lower() for word in MASK_WORDS) and name != named.image]
+    images = [name for name in columns if name not in masks and name != named.label]
+    if not (images or named.image) or (labelled and not (masks or named.label)):
+        raise UserError(
+            f"{where} needs an image column and one called mask (in a folder, images/NAME and masks/NAME); its image "
+            f"columns are {columns}."
+        )
+    chosen = [choose_column(images, rows, where, "image", named.image)]
+    if labelled:
+        chosen.append(choose_column(masks, rows, where, "label", named.label))
+    files = rows.select_columns(chosen)
     for column in chosen:
         files = files.cast_column(column, datasets.Image(decode=False))
-    for index, row in enumerate(files):
-        names = (f"{where} number {index}", f"of {where} number {index}")
-        image, *mask = (
-            (row[column]["bytes"] or Path(row[column]["path"]), name)
-            for column, name in zip(chosen, names, strict=False)
-        )
-        yield image, mask[0] if mask else None
+    return EncodedMasks(files, tuple(chosen), where)
 
 
-def _decode(pairs: Sequence[Pair], source: str, progress: bool, bits: int | None) -> MaskSplit:
+def _is_large(encoded: EncodedMasks) -> bool:
+    """Whether a split, decoded, would not fit into memory, by the sizes of some of its images."""
+    if not len(encoded):
+        return False
+    sizes = [open_picture(*file, decode=False).size for file in encoded.contents(0, DEPTH_PROBES)]
+    return sum(4 * width * height for width, height in sizes) / len(sizes) * len(encoded) > MAX_BYTES
+
+
+def _split(encoded: EncodedMasks, progress: bool) -> Masks:
+    """A split, decoded if it fits into memory."""
+    if _is_large(encoded):
+        return StoredMasks(encoded)
     images, masks, size = [], [], 0
-    for image_file, mask_file in tracked(pairs, f"decoding {len(pairs)} images", progress):
-        image = read_image(*image_file, bits)
-        mask = read_mask(*mask_file) if mask_file else torch.zeros(image.shape[-2:], dtype=torch.uint8)
-        if mask_file and image.shape[-2:] != mask.shape:
-            raise UserError(
-                f"Mask {mask_file[1]} has {mask.shape[0]}x{mask.shape[1]} pixels, its image "
-                f"{image.shape[1]}x{image.shape[2]}."
-            )
+    for index, row in enumerate(tracked(encoded.rows, f"decoding {len(encoded)} images", progress)):
+        image, mask = encoded.decode(row, index)
         size += image.numel() + mask.numel()
         if size > MAX_BYTES:
-            raise UserError(f"{source} decodes to more than the {MAX_BYTES / 2**30:.0f} GiB that are held in memory.")
+            return StoredMasks(encoded)
         images.append(image)
         masks.append(mask)
-    return MaskSplit(tuple(images), tuple(masks))
+    return MaskSplit(tuple(images), tuple(masks), encoded.classes)

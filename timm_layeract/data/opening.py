@@ -15,12 +15,18 @@ from .metadata import read_metadata
 __all__ = ["is_data_set", "open_data_set", "split_roles", "test_split", "with_labels"]
 
 SAVED = "dataset_dict.json"  # in what `DatasetDict.save_to_disk` writes
+SAVED_ONE = "state.json"  # in what `Dataset.save_to_disk` writes, one split
 TEST_NAMES = ("test", "validation", "valid", "val")  # the first that a data set has is its test split
 
 
 def is_data_set(folder: Path) -> bool:
     """Whether a folder holds parquet files, or what `datasets` saved."""
-    return any(folder.glob("*.parquet")) or (folder / SAVED).is_file()
+    return bool(_parquet_files(folder)) or any((folder / name).is_file() for name in (SAVED, SAVED_ONE))
+
+
+def _parquet_files(folder: Path) -> list[Path]:
+    """Those in a folder, or in the folder ``data`` of a copy of a Hub data set."""
+    return sorted(folder.glob("*.parquet")) or sorted(folder.glob("data/*.parquet"))
 
 
 def open_data_set(
@@ -37,9 +43,11 @@ def open_data_set(
     folder = Path(source)
     if (folder / SAVED).is_file():
         return datasets.load_from_disk(source)
+    if (folder / SAVED_ONE).is_file():
+        return datasets.DatasetDict(train=datasets.load_from_disk(source))
     if folder.is_dir():
         files: dict[str, list[str]] = {}
-        for path in sorted(folder.glob("*.parquet")):
+        for path in _parquet_files(folder):
             files.setdefault(_split_of_file(path.name), []).append(glob.escape(str(path)))
         if files:
             try:

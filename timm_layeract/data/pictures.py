@@ -1,16 +1,44 @@
-"""Pictures of masks for people: laid over the image, and beside the truth."""
+"""Pictures of masks for people: laid over the image, beside the truth, with a legend of their classes."""
 
-from collections.abc import Iterable
+import colorsys
+import math
+from collections.abc import Iterable, Sequence
 
+import numpy as np
 import torch
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
+from torchvision.transforms.functional import pil_to_tensor
 from torchvision.utils import draw_segmentation_masks, make_grid
 
 from .images import pad_to
+from .mask_values import VOID
 
-__all__ = ["compare_masks", "overlay"]
+__all__ = ["colour", "compare_masks", "indexed", "overlay", "with_legend"]
 
 COLOURS = ["#ff2d55", "#34c759", "#0a84ff", "#ffd60a", "#bf5af2", "#64d2ff", "#ff9f0a", "#ac8e68"]
+VOID_COLOUR = "#8e8e93"
+LINE, BOX, GAP = 18, 12, 6  # pixels of a legend
+
+
+def colour(label: int) -> str:
+    """The colour of a class, ``#rrggbb``: black for class 0, another for each one else."""
+    if label == 0:
+        return "#000000"
+    if label == VOID:
+        return VOID_COLOUR
+    if label <= len(COLOURS):
+        return COLOURS[label - 1]
+    turns = label * (math.sqrt(5) - 1) / 2  # by the golden ratio, hues never come twice
+    rgb = colorsys.hsv_to_rgb(turns % 1, 0.5 + 0.5 * (label % 3) / 2, 0.6 + 0.4 * (label % 4) / 3)
+    return "#" + "".join(f"{round(255 * part):02x}" for part in rgb)
+
+
+def indexed(mask: Tensor) -> Image.Image:
+    """A mask of classes, uint8 ``(H, W)``, as an image of their numbers, with a palette of their colours."""
+    picture = Image.fromarray(mask.numpy())
+    picture.putpalette(bytes.fromhex("".join(colour(label)[1:] for label in range(256))))
+    return picture
 
 
 def overlay(image: Tensor, mask: Tensor) -> Tensor:
@@ -26,23 +54,62 @@ def overlay(image: Tensor, mask: Tensor) -> Tensor:
     present = [int(label) for label in mask.unique() if label > 0]
     if not present:
         return image
-    colours = [COLOURS[(label - 1) % len(COLOURS)] for label in present]
-    return draw_segmentation_masks(image, torch.stack([mask == label for label in present]), 0.45, colours)
+    return draw_segmentation_masks(
+        image, torch.stack([mask == label for label in present]), 0.45, [colour(label) for label in present]
+    )
 
 
-def compare_masks(samples: Iterable[tuple[Tensor, Tensor, Tensor]], side: int = 256) -> Tensor:
+def with_legend(picture: Tensor, names: Sequence[str], present: Iterable[int]) -> Tensor:
+    """A picture with the colours of classes below it, in as many columns as fit.
+
+    Args:
+        picture: uint8 ``(3, H, W)``.
+        names: Of all classes, in the order of their numbers.
+        present: Which of them the legend has; class 0 has no colour, and no place in it.
+
+    Returns:
+        uint8 ``(3, H', W')``, as wide as the picture or the longest name.
+    """
+    labels = sorted({label for label in present if label})
+    if not labels:
+        return picture
+    font = ImageFont.load_default()
+    texts = ["void" if label == VOID else names[label] for label in labels]
+    column = BOX + 3 * GAP + max(math.ceil(font.getlength(text)) for text in texts)
+    width = max(picture.shape[2], column)
+    columns = min(width // column, len(labels))
+    height = GAP + LINE * -(-len(labels) // columns)
+    legend = Image.new("RGB", (width, height), "white")
+    draw = ImageDraw.Draw(legend)
+    for index, (label, text) in enumerate(zip(labels, texts, strict=True)):
+        left, top = GAP + column * (index % columns), GAP + LINE * (index // columns)
+        draw.rectangle((left, top, left + BOX - 1, top + BOX - 1), colour(label))
+        draw.text((left + BOX + GAP, top), text, "black", font)
+    wide = picture.new_full((3, picture.shape[1], width), 255)
+    wide[..., : picture.shape[2]] = picture
+    return torch.cat([wide, pil_to_tensor(legend)], 1)
+
+
+def compare_masks(
+    samples: Iterable[tuple[Tensor, Tensor, Tensor]], side: int = 256, names: Sequence[str] = ()
+) -> Tensor:
     """A row for each sample: image, truth and prediction, the upper left corner of `side` pixels.
 
     Args:
         samples: Images ``(3, H, W)`` with their true and predicted masks ``(H, W)``, all uint8.
         side: Of each picture.
+        names: Of the classes; of several, a legend names those that are seen.
 
     Returns:
         uint8 ``(3, H', W')``.
     """
     pictures = []
+    present: set[int] = set()
     for image, truth, found in samples:
-        for picture in (image, overlay(image, truth), overlay(image, found)):
+        for mask in (None, truth, found):
+            picture = image if mask is None else overlay(image, mask)
+            present.update([] if mask is None else np.unique(mask[:side, :side].numpy()).tolist())
             height, width = (max(side, length) for length in picture.shape[1:])
             pictures.append(pad_to(picture[None], height, width)[0, :, :side, :side])
-    return make_grid(torch.stack(pictures), nrow=3, padding=4, pad_value=255)
+    grid = make_grid(torch.stack(pictures), nrow=3, padding=4, pad_value=255)
+    return with_legend(grid, names, present) if len(names) > 1 else grid

@@ -77,9 +77,10 @@ class Source:
             head = {} if num_classes is None else {"num_classes": num_classes}
             return self._create(pretrained=True, **head).eval()
         if self.kind == "smp":
-            from ..smp.by_name import load_by_name
+            from ..smp.by_name import load_by_name, with_classes
 
-            return load_by_name(self.place)
+            network = load_by_name(self.place)
+            return network if num_classes in (None, network.num_classes) else with_classes(network, num_classes).eval()
         model = self._from_file() if self.file else self._from_function()
         if num_classes not in (None, getattr(model, "num_classes", None)):
             if not hasattr(model, "reset_classifier"):

@@ -1,7 +1,7 @@
 """Segmenting image files: a network by name, images in, masks and pictures of them out: `layeract predict`."""
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,9 @@ from torchvision.transforms.functional import to_pil_image
 
 from ..compat.torch import accelerator
 from ..data.augment import normalize
+from ..data.classes import check_channels, label_names
 from ..data.images import image_files, read_image
-from ..data.pictures import overlay
+from ..data.pictures import indexed, overlay, with_legend
 from ..errors import UserError
 from ..networks import load_network
 from .tiles import check_tiles, count_tiles, predict_probabilities
@@ -35,12 +36,14 @@ class Segmenter:
         mean: Of each input channel, on the scale of 0 to 1.
         std: Deviation of each input channel.
         stride: The network halves its input so often: a multiple of it is what it takes best.
+        names: Of its classes, one of them that of the foreground; numbers where it does not say.
     """
 
     model: nn.Module
     mean: tuple[float, ...]
     std: tuple[float, ...]
     stride: int
+    names: tuple[str, ...]
 
     def probabilities(
         self, image: Tensor, tile: int, overlap: int, advance: Callable[[], object] | None = None
@@ -59,15 +62,19 @@ def load_segmenter(name: str) -> Segmenter:
             segmentation_models_pytorch is taken to be trained with ImageNet's mean and deviation, as its encoders are.
 
     Raises:
-        UserError: No such model, no weights for it, or a network that has no dense output.
+        UserError: No such model, no weights for it, or a network that has no dense output or takes no image files.
     """
     device = accelerator.current_accelerator(check_available=True) or "cpu"
     model = load_network(name)
     if not hasattr(model, "feature_info"):
         raise UserError(f"{name} has no feature maps, so it segments nothing; choose a network such as unet_lasilu.")
+    check_channels(model)
     config = resolve_model_data_config(model)
     levels: Any = model.feature_info
-    return Segmenter(model.eval().to(device), config["mean"], config["std"], levels[-1]["reduction"])
+    maps: Any = getattr(model, "num_classes", 1)
+    names = label_names(model)
+    names = names if len(names) == maps else tuple(map(str, range(maps)))
+    return Segmenter(model.eval().to(device), config["mean"], config["std"], levels[-1]["reduction"], names)
 
 
 def predict_files(
@@ -84,8 +91,8 @@ def predict_files(
 ) -> list[str]:
     """Segment images and write ``NAME.mask.png`` (and ``NAME.overlay.png``) for each.
 
-    A mask of one class is 0 and 255; of several, it holds each pixel's class. What cannot be read is reported and the
-    rest goes on.
+    A mask of one class is 0 and 255; of several, it holds each pixel's class, with a palette of their colours, which
+    the legend of the overlay names. What cannot be read is reported and the rest goes on.
 
     Args:
         model: As `load_segmenter`.
@@ -119,7 +126,7 @@ def predict_files(
                 bars.reset(tiles, total=count_tiles(height, width, tile, overlap, segmenter.stride))
                 probabilities = segmenter.probabilities(image, tile, overlap, lambda: bars.advance(tiles))
                 mask = classes(probabilities, threshold)
-                _write(image, mask, len(probabilities), output / path.stem, pictures)
+                _write(image, mask, segmenter.names, output / path.stem, pictures)
                 report(f"{path}: {output / path.stem}{SUFFIXES[0]}")
             bars.advance(images)
     return failures
@@ -161,8 +168,11 @@ def _read(paths: Iterable[Path], failures: list[str]) -> Iterator[tuple[Path, Te
             yield path, None
 
 
-def _write(image: Tensor, mask: Tensor, outputs: int, stem: Path, pictures: bool) -> None:
-    values = mask * 255 if outputs == 1 else mask
-    Image.fromarray(values.numpy()).save(f"{stem}{SUFFIXES[0]}")
+def _write(image: Tensor, mask: Tensor, names: Sequence[str], stem: Path, pictures: bool) -> None:
+    """Write a mask, and its overlay."""
+    picture = indexed(mask) if len(names) > 1 else Image.fromarray((mask * 255).numpy())
+    picture.save(f"{stem}{SUFFIXES[0]}")
     if pictures:
-        to_pil_image(overlay(image, mask)).save(f"{stem}{SUFFIXES[1]}")
+        drawn = overlay(image, mask)
+        drawn = with_legend(drawn, names, mask.unique().tolist()) if len(names) > 1 else drawn
+        to_pil_image(drawn).save(f"{stem}{SUFFIXES[1]}")

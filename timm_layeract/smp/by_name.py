@@ -1,14 +1,17 @@
 """SMP's networks by name, and with the attributes that timm's have, so that one engine trains both."""
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import segmentation_models_pytorch as smp
 from huggingface_hub.errors import HFValidationError
 from segmentation_models_pytorch.base import SegmentationModel
+from segmentation_models_pytorch.base.modules import Activation
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torch import nn
 
-from .._utils.names import CLASS_KEY, SMP
+from .._utils.names import CLASS_KEY, LABELS_KEY, SMP
 from ..checkpoints.load import HUB_ERRORS, entry_weights, hub_reason
 from ..checkpoints.manifest import SMP_CONFIG, Entry, find_entry, read_manifest
 from ..checkpoints.save import without_records
@@ -16,8 +19,9 @@ from ..errors import UserError, did_you_mean
 from .architectures import LICENSE, VARIANT, create_model
 from .encoders import LAYERACT
 
-__all__ = ["create_by_name", "like_timm", "load_by_name", "load_entry", "with_activation"]
+__all__ = ["create_by_name", "like_timm", "load_by_name", "load_entry", "with_activation", "with_classes"]
 
+HEAD = "segmentation_head."
 SIDE = 256  # of the windows it is trained on where no recipe says; a multiple of every encoder's stride
 
 
@@ -113,12 +117,30 @@ def with_activation(model: SegmentationModel, to: str) -> SegmentationModel:
     return like_timm(built)
 
 
+def with_classes(model: SegmentationModel, classes: int) -> SegmentationModel:
+    """The same network with a new head, for so many classes, whose weights are drawn."""
+    arguments = {key: value for key, value in without_records(model._hub_mixin_config).items() if key != LABELS_KEY}
+    built = type(model)(**{**arguments, "encoder_weights": None, "classes": classes})
+    kept = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(HEAD)}
+    missing, _ = built.load_state_dict(kept, strict=False)
+    assert all(name.startswith(HEAD) for name in missing)
+    return like_timm(built, model.pretrained_cfg["architecture"])
+
+
 def like_timm(model: SegmentationModel, name: str | None = None) -> SegmentationModel:
     """Give a network what timm's have: `pretrained_cfg`, `num_classes`, `in_chans`, `feature_info`.
 
-    Its inputs are taken to be normalised by ImageNet's mean and deviation, as those of SMP's encoders are. `name` is
-    what it was made by.
+    Its inputs are taken to be normalised by ImageNet's mean and deviation, as those of SMP's encoders are.
+
+    Args:
+        model: Its outputs become logits: where an activation or a classification head says otherwise, what is returned
+            is a copy without them.
+        name: What it was made by.
+
+    Raises:
+        UserError: It ends in an activation after which there are no logits.
     """
+    model = _logits_alone(model)
     config: dict[str, Any] = model._hub_mixin_config
     channels = config["in_channels"]
     described = {
@@ -130,8 +152,32 @@ def like_timm(model: SegmentationModel, name: str | None = None) -> Segmentation
         "crop_pct": 1.0,
         "license": LICENSE,
     }
+    if config.get(LABELS_KEY):
+        described["label_names"] = tuple(config[LABELS_KEY])
     stride = model.encoder.output_stride
     values = dict(pretrained_cfg=described, num_classes=config["classes"], in_chans=channels)
     for key, value in {**values, "feature_info": [{"reduction": stride}]}.items():
         setattr(model, key, value)
     return model
+
+
+def _logits_alone(model: SegmentationModel) -> SegmentationModel:
+    """A network without the activation at its end and without a head that classifies images; itself if it has none."""
+    config: dict[str, Any] = model._hub_mixin_config
+    last = [module.activation for module in model.segmentation_head.modules() if isinstance(module, Activation)]
+    activation = last[-1] if last else nn.Identity()
+    if isinstance(activation, nn.Identity) and model.classification_head is None:
+        return model
+    fitting = nn.Sigmoid if config["classes"] == 1 else (nn.Softmax, nn.LogSoftmax)
+    if not isinstance(activation, (nn.Identity, fitting)):
+        raise UserError(
+            f"{type(model).__name__} ends in {type(activation).__name__} over {config['classes']} class(es), which "
+            f"gives no logits of one class a pixel; build it without activation=."
+        )
+    bare = deepcopy(model)
+    for module in bare.segmentation_head.modules():
+        if isinstance(module, Activation):
+            module.activation = nn.Identity()
+    bare.classification_head = None
+    bare._hub_mixin_config = {**config, "activation": None, "aux_params": None}
+    return bare

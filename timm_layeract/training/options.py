@@ -44,6 +44,14 @@ class RunOptions:
     label_column: Annotated[
         str | None, Option("Column of the labels (of masks, in segmentation), likewise.", flag="--label")
     ] = None
+    masks: Annotated[
+        str | None,
+        Option(
+            "What the values of masks mean, where they may mean several things: binary, all but 0 is foreground "
+            "(instances, for one), or classes, each value a class from 0 on, which the lines of a file classes.txt "
+            "in the data's folder (or --set class_names=[...]) may name, and 255 is void."
+        ),
+    ] = None
     data_name: Annotated[str | None, Option("What results call the data; the last part of --data if left out.")] = None
     task: Annotated[
         str | None,

@@ -2,17 +2,27 @@
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import TracebackType
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-__all__ = ["EpochProgress", "show_dead", "show_figures"]
+__all__ = ["EpochProgress", "show_classes", "show_dead", "show_figures"]
 
 
 def show_figures(figures: dict[str, float]) -> str:
-    """``{"loss": 0.41, "top1": 88.3}`` as ``loss 0.4100  top1 88.30``: what is no loss is a percentage."""
-    return "  ".join(f"{name} {value:.{4 if 'loss' in name else 2}f}" for name, value in figures.items())
+    """``{"loss": 0.41, "top1": 88.3}`` as ``loss 0.4100  top1 88.30``: what is no loss is a percentage.
+
+    Figures of single classes (``iou/NAME``) are left out, see `show_classes`.
+    """
+    shown = {name: value for name, value in figures.items() if "/" not in name}
+    return "  ".join(f"{name} {value:.{4 if 'loss' in name else 2}f}" for name, value in shown.items())
+
+
+def show_classes(figures: Mapping[str, float]) -> str:
+    """``{"iou/cat": 88.3, "iou/dog": 71.2}`` as ``cat 88.30, dog 71.20``; nothing where there are none."""
+    by_class = {name.partition("/")[2]: value for name, value in figures.items() if "/" in name}
+    return ", ".join(f"{name} {value:.2f}" for name, value in by_class.items())
 
 
 def show_dead(dead: dict[str, float]) -> str:

@@ -15,13 +15,14 @@ from .._utils.files import read_text
 from .._utils.options import Bounds, shortened
 from ..errors import UserError, did_you_mean
 
-__all__ = ["RATES", "SEEDS", "TEXT_KEYS", "Recipe", "list_recipes", "load_recipe", "read_yaml"]
+__all__ = ["MASK_KEYS", "RATES", "SEEDS", "TEXT_KEYS", "Recipe", "list_recipes", "load_recipe", "read_yaml"]
 
 RECIPES = Path(__file__).parent / "recipes"
 SEEDS = Bounds(0, 2**32 - 1)  # what every library takes
 RATES = Bounds(above=0, most=1e30)  # what a float32 weight can be moved by
 HOW_KEYS = ("cuda_graph", "data_on_device")  # which leave the outcome as it is
 TEXT_KEYS = ("vocab_size", "max_tokens")  # of recipes for texts only
+MASK_KEYS = ("masks", "class_names")  # of recipes for segmentation only
 
 _COUNT, _FRACTION, _SIDE = Bounds(1, 10**9), Bounds(0, below=1), Bounds(1, 2**16)
 # Of a recipe's numbers, each of them where there are several.
@@ -87,6 +88,9 @@ class Recipe:
         adversarial_epsilon: How far the attack may move a value, of 255.
         image_column: Column of the images, where a data set has several that may be meant.
         label_column: Column of the labels, likewise; in segmentation, of the masks.
+        masks: What values of masks mean: ``binary``, all but 0 is foreground (instances, for one), or ``classes``, each
+            value a class from 0 on and 255 void; None where 0 and one other value say it by themselves.
+        class_names: Names of the classes of masks, in the order of their values, the background's among them.
         vocab_size: Tokens that words of texts become, the most frequent of the training texts; None for all there are.
         max_tokens: Tokens that a text is cut to, its first; None for whole texts.
         validation_fraction: Share of the training images held out to choose the best epoch.
@@ -128,6 +132,8 @@ class Recipe:
     adversarial_epsilon: float = 8.0
     image_column: str | None = None
     label_column: str | None = None
+    masks: Literal["binary", "classes"] | None = None
+    class_names: tuple[str, ...] | None = None
     vocab_size: int | None = None
     max_tokens: int | None = None
     validation_fraction: float = 0.1
@@ -253,7 +259,7 @@ def _as_kind(value: Any, kind: Any, where: str) -> Any:
         if isinstance(value, bool) and str(value).lower() in arguments:
             return str(value).lower()
         raise UserError(f"{where} must be one of {', '.join(arguments)}, got {shortened(value)}.")
-    if origin is types.UnionType:
+    if origin in (types.UnionType, typing.Union):
         return None if value is None else _as_kind(value, arguments[0], where)
     if origin is tuple:
         if not isinstance(value, list | tuple):

@@ -29,7 +29,7 @@ from .curves import plot_curves
 from .engine import EpochRecord, Trainer, process_state
 from .folder import PICTURE, check_output, own_folder
 from .options import Execution
-from .progress import show_dead, show_figures
+from .progress import show_classes, show_dead, show_figures
 from .recipe import Recipe
 from .start import Start
 from .tasks import TASKS
@@ -323,6 +323,8 @@ def _warning(dead: dict[str, float] | None) -> str:
 def _summary(result: Result, output: Path) -> str:
     figures = {name: value for name, value in (result["test"] or {}).items() if name != "images"}
     test = f", test {show_figures(figures)}" if figures else ", no test split"
+    by_class = show_classes(figures or result["validation"] or {})
+    classes = f"\nIoU by class: {by_class}" if by_class else ""
     dead = result["dead_units"]
     warning = ""
     if dead and any(dead.values()):
@@ -332,5 +334,5 @@ def _summary(result: Result, output: Path) -> str:
         )
     return (
         f"best epoch {result['best_epoch']}: held-out {show_figures(result['validation'] or {})}{test}; "
-        f"model in {output / 'model'}{warning}"
+        f"model in {output / 'model'}{classes}{warning}"
     )

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from ..checkpoints.save import is_smp
 from ..data.classes import label_names
 from ..data.sources import Split
 from ..errors import UserError
@@ -59,10 +60,19 @@ class Start:
         if self.pretrained:
             network = self.source.load(classes)
             names = label_names(network)
-            if names and names != split.classes and len(names) == classes:
-                network.reset_classifier(classes)  # type: ignore[operator]  # as many outputs, but of other classes
+            if names and names != split.classes and len(names) == classes:  # as many outputs, but of other classes
+                network = _with_new_head(network, classes)
         else:
             network = self.source.create(classes, **TASKS[recipe.task].network_args(split))
         if self.alpha is not None:
             set_alpha(network, self.alpha)
         return network
+
+
+def _with_new_head(network: nn.Module, classes: int) -> nn.Module:
+    if is_smp(network):
+        from ..smp.by_name import with_classes
+
+        return with_classes(network, classes)
+    network.reset_classifier(classes)  # type: ignore[operator]
+    return network

@@ -17,7 +17,7 @@ from ...errors import UserError
 from ...models.text_rcnn import TextRCNN
 from ...models.unet_layeract import UNet, UNetPlusPlus
 from ...robustness.attacks import fgsm, pgd
-from ..recipe import TEXT_KEYS, Recipe
+from ..recipe import MASK_KEYS, TEXT_KEYS, Recipe
 
 __all__ = ["Classification", "NamedTask", "Task"]
 
@@ -107,6 +107,7 @@ class Classification:
         if isinstance(model, TextRCNN):
             raise UserError(f"{type(model).__name__} reads texts, not images: layeract train --task text trains it.")
         recipe.refuse("images", TEXT_KEYS)
+        recipe.refuse("classification", MASK_KEYS)
         if (getattr(model, "pretrained_cfg", None) or {}).get("fixed_input_size"):
             recipe.refuse("a network for images of one size", ("progressive_sizes",))
         check_channels(model)

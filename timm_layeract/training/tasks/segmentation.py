@@ -1,10 +1,11 @@
-"""Binary segmentation as a task: random windows to train on, whole images to evaluate, BCE-Dice, IoU.
+"""Segmentation as a task: random windows to train on, whole images to evaluate, BCE-Dice, IoU.
 
 The loss is SMP's BCE and Dice, but of each sample: SMP's Dice is of a whole batch, so that its mean would depend on how
 the batch is shared out, and leaves samples without foreground out. Targets hold 0 and 1, and `IGNORED` where an image
-was padded: there nothing counts.
+was padded: there nothing counts. Of several classes they hold each pixel's class, see `many_classes`.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,19 @@ from torchvision.transforms.functional import to_pil_image
 
 from ...data.augment import SampleRandom, normalize
 from ...data.augment_masks import NUMBERS, TURN, random_windows
+from ...data.classes import check_channels
 from ...data.columns import Columns
 from ...data.images import pad_to_multiple
-from ...data.masks import MaskSplit, load_mask_splits
+from ...data.mask_values import VOID
+from ...data.masks import Masks, load_mask_splits
 from ...data.pictures import compare_masks
 from ...errors import UserError
 from ..recipe import TEXT_KEYS, Recipe
+from .many_classes import class_counts, class_figures, cross_entropy_dice, divergence
 
 __all__ = ["IGNORED", "Segmentation", "bce_dice", "overlap_counts"]
 
-IGNORED = 255
+IGNORED = VOID
 EXAMPLES = 4  # samples in the picture of a run
 
 
@@ -70,13 +74,16 @@ def overlap_counts(logits: Tensor, targets: Tensor, threshold: float = 0.5) -> T
 class Segmentation:
     """BCE-Dice on images with masks; IoU and Dice coefficient in percent, over the pixels of all images together.
 
+    Of several classes, cross-entropy and Dice; IoU of each class, and means over them.
+
     Args:
-        model: timm model with a dense output of one class; its `pretrained_cfg` gives mean and deviation, its
-            `feature_info` what the sides of whole images are padded to multiples of.
+        model: timm model with a dense output, a map for each class, or one for the foreground; its `pretrained_cfg`
+            gives mean and deviation, its `feature_info` what the sides of whole images are padded to multiples of.
         recipe: `image_size` is that of the windows it is trained on; `flip` turns and mirrors them.
+        split: Whose classes the model's maps are.
 
     Raises:
-        UserError: A model without a dense output of one class, windows that are no squares, recipe keys of
+        UserError: A model without a dense output, or of other classes; windows that are no squares, recipe keys of
             classification.
     """
 
@@ -84,7 +91,7 @@ class Segmentation:
     one_by_one = True
     samples = "images"
 
-    def __init__(self, model: nn.Module, recipe: Recipe, *_: MaskSplit) -> None:
+    def __init__(self, model: nn.Module, recipe: Recipe, split: Masks | None = None) -> None:
         data_config = resolve_model_data_config(model)
         self.mean, self.std = data_config["mean"], data_config["std"]
         self.input_size: tuple[int, int] = recipe.image_size or tuple(data_config["input_size"][1:])
@@ -101,18 +108,21 @@ class Segmentation:
             "adversarial",
         )
         recipe.refuse("segmentation", (*classification, *TEXT_KEYS))
+        check_channels(model)
         _check_dense(model)
+        self.names = _class_names(model, split.classes if split else ())
         self.stride: int = model.feature_info[-1]["reduction"]  # type: ignore[index,assignment]
 
     @staticmethod
     def splits(
         source: str, recipe: Recipe, input_size: tuple[int, int], progress: bool, labelled: bool = True
-    ) -> dict[str, MaskSplit]:
+    ) -> dict[str, Masks]:
         """The data set, at the sizes that its images have."""
-        return load_mask_splits(source, progress, labelled, Columns(recipe.image_column, recipe.label_column))
+        columns = Columns(recipe.image_column, recipe.label_column)
+        return load_mask_splits(source, progress, labelled, columns, recipe.masks, recipe.class_names)
 
     @staticmethod
-    def network_args(split: MaskSplit) -> dict[str, Any]:
+    def network_args(split: Masks) -> dict[str, Any]:
         """None."""
         return {}
 
@@ -132,15 +142,17 @@ class Segmentation:
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Mean over samples, and over the outputs of deep supervision (Zhou et al. 2018, equation 3)."""
-        return torch.stack([bce_dice(output, targets).mean() for output in _each(outputs)]).mean()
+        return torch.stack([_losses(output, targets).mean() for output in _each(outputs)]).mean()
 
     def match(self, outputs: Tensor, others: Tensor) -> Tensor:
-        """Binary cross-entropy with the other network's probabilities, of the deepest output."""
-        deepest, wanted = _each(outputs)[-1].float(), _each(others)[-1].float().sigmoid()
-        return F.binary_cross_entropy_with_logits(deepest, wanted)
+        """Cross-entropy with the other network's probabilities, of the deepest output; of classes, divergence."""
+        deepest, wanted = _each(outputs)[-1].float(), _each(others)[-1].float()
+        if deepest.shape[1] > 1:
+            return divergence(deepest, wanted)
+        return F.binary_cross_entropy_with_logits(deepest, wanted.sigmoid())
 
     def decide(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        found = (_each(outputs)[-1][:, 0] >= 0).to(targets.dtype)
+        found = _found(_each(outputs)[-1]).to(targets.dtype)
         return torch.where(targets == IGNORED, targets, found)
 
     def predict(self, network: nn.Module, inputs: Tensor) -> Tensor:
@@ -149,25 +161,29 @@ class Segmentation:
     def measure(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Loss and overlap counts, of the deepest output where there are several."""
         deepest = _each(outputs)[-1]
-        return torch.cat([_exact(bce_dice(deepest, targets)[:, None]), overlap_counts(deepest, targets)], 1)
+        counts = overlap_counts if deepest.shape[1] == 1 else class_counts
+        return torch.cat([_exact(_losses(deepest, targets)[:, None]), _exact(counts(deepest, targets))], 1)
 
     def summarise(self, means: list[float]) -> dict[str, float]:
-        loss, both, found, missed = means
+        loss, *counts = means
+        if len(counts) > 3:
+            return {"loss": loss, **class_figures(counts, self.names)}
+        both, found, missed = counts
         union = both + found + missed
         # of images without foreground, in which none was found, the masks are the same
         iou, dice = (both / union, 2 * both / (union + both)) if union else (1.0, 1.0)
         return {"loss": loss, "iou": 100 * iou, "dice": 100 * dice}
 
-    def illustrate(self, network: nn.Module, data: MaskSplit, path: Path) -> None:
+    def illustrate(self, network: nn.Module, data: Masks, path: Path) -> None:
         """Save a picture: image, truth and prediction of the first samples."""
         samples = []
-        for image, mask in zip(data.images[:EXAMPLES], data.masks[:EXAMPLES], strict=True):
-            device = next(network.parameters()).device
+        device = next(network.parameters()).device
+        for image, mask in zip(*data.__getitems__(range(min(EXAMPLES, len(data)))), strict=True):
             inputs, _ = self.inputs(([image.to(device)], [mask.to(device)]), None)
             with torch.no_grad():
-                found = self.predict(network.eval(), inputs)[0, 0].cpu() >= 0
+                found = _found(self.predict(network.eval(), inputs))[0].cpu()
             samples.append((image, mask, found[: mask.shape[0], : mask.shape[1]].to(torch.uint8)))
-        to_pil_image(compare_masks(samples)).save(path)
+        to_pil_image(compare_masks(samples, names=self.names)).save(path)
 
     def save(self, folder: Path) -> None:
         """Nothing."""
@@ -182,14 +198,40 @@ def _each(outputs: Tensor) -> list[Tensor]:
     return list(outputs) if outputs.dim() == 5 else [outputs]
 
 
+def _losses(logits: Tensor, targets: Tensor) -> Tensor:
+    """Of each sample, by the number of maps."""
+    return bce_dice(logits, targets) if logits.shape[1] == 1 else cross_entropy_dice(logits, targets)
+
+
+def _found(logits: Tensor) -> Tensor:
+    """The class of each pixel, ``(N, K, H, W)`` to ``(N, H, W)``; whether it is foreground where there is one map."""
+    return logits[:, 0] >= 0 if logits.shape[1] == 1 else logits.argmax(1)
+
+
+def _class_names(model: nn.Module, classes: Sequence[str]) -> tuple[str, ...]:
+    """Names of the network's classes; numbers where the data has fewer or does not say."""
+    maps = int(model.num_classes)  # type: ignore[arg-type]
+    if len(classes) > maps or (maps > 1 and len(classes) == 1):
+        raise UserError(
+            f"The masks are of {_counted(classes)}, the network gives {maps} map(s): leave --num-classes out, or say "
+            f"by --masks what their values mean."
+        )
+    return (*classes, *map(str, range(len(classes), maps)))
+
+
+def _counted(classes: Sequence[str]) -> str:
+    return "background and foreground" if len(classes) == 1 else f"{len(classes)} classes"
+
+
 def _check_dense(model: nn.Module) -> None:
+    """Refuse (UserError) a network that gives no map of each class as large as its input."""
     training, parameter = model.training, next(model.parameters())
     with torch.no_grad():
         output = model.eval()(parameter.new_zeros(1, int(model.in_chans), 64, 64))  # type: ignore[arg-type]
     model.train(training)
-    if tuple(output.shape) != (1, 1, 64, 64):
+    if tuple(output.shape) != (1, int(model.num_classes), 64, 64):  # type: ignore[arg-type]
         name = model.pretrained_cfg["architecture"]  # type: ignore[index]
         raise UserError(
-            f"{name} gives {tuple(output.shape[1:])} for an image of 64x64 pixels, not one map of that size; choose a "
-            f"segmentation network such as unet_lasilu (timm.list_models('unet*')), with one class."
+            f"{name} gives {tuple(output.shape[1:])} for an image of 64x64 pixels, not a map of that size for each "
+            f"class; choose a segmentation network such as unet_lasilu (timm.list_models('unet*'))."
         )

@@ -12,7 +12,7 @@ from ...data.augment import SampleRandom
 from ...data.texts import TextSplit, load_text_splits
 from ...errors import UserError
 from ...models.text_rcnn import TEXT_NETWORKS, TextRCNN
-from ..recipe import Recipe
+from ..recipe import MASK_KEYS, Recipe
 from .classification import Classification, check_labels
 
 __all__ = ["TextClassification", "check_reads_text"]
@@ -48,7 +48,7 @@ class TextClassification(Classification):
             raise UserError(
                 f"{type(model).__name__} does not read texts; networks that do: {', '.join(TEXT_NETWORKS)}."
             )
-        recipe.refuse("texts", IMAGE_KEYS)
+        recipe.refuse("texts", (*IMAGE_KEYS, *MASK_KEYS))
         check_labels(model, split)
         if model.vocab_size != len(split.vocabulary):
             raise UserError(
