@@ -1,4 +1,4 @@
-"""CONTRIBUTING.md's table of where things are: it knows every file, and no file imports from below itself in it."""
+"""What holds for every file: CONTRIBUTING.md's table has it, it imports nothing from below it, it writes in one way."""
 
 import ast
 import re
@@ -48,3 +48,52 @@ def test_imports_follow_the_table(rank: dict[str, int]) -> None:
             seen += 1
             assert rank[name] <= rank[own], f"{path.relative_to(PACKAGE)} imports {name}, which stands below it"
     assert seen > 300
+
+
+# Functions that write files, and what has a `save` that does; what goes into `file`, which `writing` gives, may.
+WRITES = [
+    "write_text", "write_bytes", "savefig", "save_file", "save_model", "dump", "touch", "copyfile", "copyfileobj",
+    "copy2", "copytree", "to_csv", "to_json", "to_parquet", "tofile", "savetxt", "savez", "imwrite", "mkstemp",
+    "NamedTemporaryFile",
+]  # fmt: skip
+SAVES = r"(.*\b)?(np|numpy|torch|shutil|image|picture|_?tokenizer|.*\))\.(save|move|copy)"
+MODE = r"[rwxabt+]*[wxa+][bt+]*"
+
+
+def written(path: Path) -> Iterator[str]:
+    """The calls of a file that write one, by another way than into what `writing` gives."""
+    for call in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(call, ast.Call) or any(
+            isinstance(each, ast.Name) and each.id == "file" for each in call.args
+        ):
+            continue
+        function = ast.unparse(call.func)
+        name = function.split(".")[-1]
+        given = [ast.unparse(each).strip("'") for each in (*call.args, *(word.value for word in call.keywords))]
+        opens = name == "open" and any(re.fullmatch(MODE, each) for each in given)
+        if opens or name in WRITES or re.fullmatch(SAVES, function):
+            yield f"{path.name}:{call.lineno}: {ast.unparse(call)[:80]}"
+
+
+def test_files_are_written_in_one_way() -> None:
+    found = [line for path in PACKAGE.rglob("*.py") if path.name != "writing.py" for line in written(path)]
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "open(path, 'w')", "path.open('ab')", "path.open(mode='w')", "path.write_text(text)", "json.dump(value, other)",
+        "figure.savefig(path)", "np.save(path, array)", "torch.save(state, path)", "Image.fromarray(x).save(path)",
+        "save_file(tensors, path)", "shutil.copyfile(a, b)", "shutil.move(a, b)", "self._tokenizer.save(str(path))",
+    ],
+)  # fmt: skip
+def test_other_ways_to_write_are_seen(code: str, tmp_path: Path) -> None:
+    (tmp_path / "code.py").write_text(code)
+    assert list(written(tmp_path / "code.py"))
+
+
+@pytest.mark.parametrize("code", ["path.open('rb')", "open(path)", "np.save(file, array)", "save(tensors, metadata)"])
+def test_reading_and_packing_is_no_writing(code: str, tmp_path: Path) -> None:
+    (tmp_path / "code.py").write_text(code)
+    assert not list(written(tmp_path / "code.py"))

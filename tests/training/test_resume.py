@@ -15,9 +15,10 @@ import timm
 import torch
 from torch import nn
 
+from tests.damage import room
 from tests.distributed import run_processes
 from timm_layeract.data.sources import ImageSplit
-from timm_layeract.errors import UserError
+from timm_layeract.errors import UserError, WriteError
 from timm_layeract.training import checkpointing, engine, run
 from timm_layeract.training.options import Execution
 from timm_layeract.training.recipe import Recipe
@@ -98,6 +99,40 @@ def test_a_killed_run_ends_with_the_same_bits(
     assert outcome(tmp_path) == whole
     assert not list(tmp_path.rglob("*partial*"))
     assert len(list((tmp_path / "checkpoints").iterdir())) == 2
+
+
+FULL = [
+    (checkpointing, "write_state", 8, r"checkpoints/partial-step-000000004/optimizer\.safetensors"),
+    (checkpointing, "write_json", 2, r"checkpoints/partial-step-000000004/seal\.json"),
+    (engine, "save_weights", 1, r"best\.safetensors"),
+    (engine, "write_whole", 1, r"log\.jsonl"),
+    (run, "write_json", 1, r"environment\.json"),
+    (run, "write_json", 2, r"result\.json"),
+    (run, "save_pretrained", 1, r"model/model\.safetensors"),
+    (run, "plot_curves", 1, r"curve\.png"),
+]
+
+
+@pytest.mark.parametrize(("owner", "name", "call", "file"), FULL, ids=[f"{m[1]}-{m[2]}" for m in FULL])
+def test_a_run_whose_disk_fills_up_goes_on_when_there_is_room(
+    owner: object, name: str, call: int, file: str, tmp_path: Path, digits: ImageSplit, whole: dict[str, bytes]
+) -> None:
+    with pytest.MonkeyPatch.context() as patch, room(10**9) as limit:
+        original: Callable[..., object] = getattr(owner, name)
+        calls = iter(range(1, call))
+
+        def counted(*arguments: object, **options: object) -> object:
+            if next(calls, None) is None:
+                limit(100)
+            return original(*arguments, **options)
+
+        patch.setattr(owner, name, counted)
+        with pytest.raises(WriteError, match=rf"^\S+/{file} cannot be written: File too large\.$"):
+            train(digits, tmp_path)
+    assert not [path for path in tmp_path.rglob("*") if "partial" in path.name]
+    train(digits, tmp_path)
+    assert outcome(tmp_path) == whole
+    assert (tmp_path / "curve.png").exists()
 
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(

@@ -5,6 +5,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from .writing import writing
+
 __all__ = ["new_figure", "save_figure"]
 
 
@@ -16,5 +18,5 @@ def new_figure(rows: int, columns: int, width: float, height: float) -> tuple[Fi
 
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a PNG that is the same for the same data."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110, metadata={"Software": None})
+    with writing(path) as file:
+        figure.savefig(file, format="png", dpi=110, metadata={"Software": None})

@@ -12,11 +12,12 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import BinaryIO
 
 from ..errors import WriteError
 
-__all__ = ["copy_whole", "is_partial", "make_folder", "remove_empty", "rename", "write_whole", "writing"]
+__all__ = ["copy_whole", "is_partial", "make_folder", "remove_empty", "rename", "staging", "write_whole", "writing"]
 
 PARTIAL = ".partial"
 SHOWN = 50  # characters of a name that its partial file shows: a name in a folder has room for 255 bytes
@@ -47,7 +48,7 @@ def writing(path: Path) -> Iterator[BinaryIO]:
             partial.unlink()
         remove_empty(made)
         if isinstance(error, OSError) and not isinstance(error, WriteError):
-            raise WriteError(error.errno, error.strerror or str(error), str(path)) from error
+            raise _write_error(error, path) from error
         raise
 
 
@@ -55,6 +56,31 @@ def write_whole(path: Path, content: str | bytes) -> None:
     """Write a file, whole or not at all; see `writing`."""
     with writing(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def staging(folder: Path) -> Iterator[Path]:
+    """A folder for several files, which are in `folder` when the block ends, or, if that fails, are gone.
+
+    Raises:
+        WriteError: They cannot be written; what was in `folder` is as it was.
+    """
+    made = make_folder(folder)
+    try:
+        with TemporaryDirectory(prefix=".", suffix=PARTIAL, dir=folder) as staged:
+            yield Path(staged)
+            paths = sorted(Path(staged).iterdir())
+            for path in paths:
+                with path.open("r+b") as file:  # other packages do not sync theirs
+                    os.fsync(file.fileno())
+            for path in paths:
+                rename(path, folder / path.name)
+    except BaseException as error:
+        remove_empty(made)
+        if isinstance(error, OSError):
+            name = Path(error.filename).name if isinstance(error.filename, str) else ""
+            raise _write_error(error, folder / name) from error
+        raise
 
 
 def copy_whole(source: Path, path: Path) -> None:
@@ -91,8 +117,12 @@ def make_folder(folder: Path) -> list[Path]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         remove_empty(missing)
-        raise WriteError(error.errno, error.strerror or str(error), str(folder)) from error
+        raise _write_error(error, folder) from error
     return missing
+
+
+def _write_error(error: OSError, path: Path) -> WriteError:
+    return WriteError(error.errno, error.strerror or str(error), str(path))
 
 
 def remove_empty(folders: list[Path]) -> None:

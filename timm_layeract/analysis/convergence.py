@@ -16,7 +16,7 @@ import numpy as np
 import timm
 from accelerate.utils import set_seed
 
-from .._utils.files import markdown_table
+from .._utils.files import markdown_table, write_json
 from .._utils.names import dataset_name
 from .._utils.writing import write_whole
 from ..data.sources import Split, load_splits
@@ -102,7 +102,6 @@ def compare_convergence(
         UserError: Unreadable data, or runs in `output` that were made with other settings or data.
     """
     train, called = _open(data, progress)
-    (output / "runs").mkdir(parents=True, exist_ok=True)
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in settings.activations}
     for seed in settings.seeds:
         for name in settings.activations:
@@ -117,8 +116,8 @@ def compare_convergence(
         "rows": rows,
     }
     table = convergence_table(result)
-    (output / "convergence.json").write_text(json.dumps(result, indent=2) + "\n")
-    (output / "convergence.md").write_text(table + "\n")
+    write_json(output / "convergence.json", result)
+    write_whole(output / "convergence.md", table + "\n")
     _plot(runs, output / "convergence.png")
     report(table)
     return rows

@@ -1,6 +1,7 @@
 """The R score of an activation (Yuan & Zhu, equation 19) by quadrature, and its picture (figure 2)."""
 
 import csv
+import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._utils.writing import write_whole
 from ..errors import UserError
 from ..layers.normalized_act import is_elementwise
 from ..registry import activation_factory
@@ -83,7 +85,6 @@ def report_r_scores(
             raise UserError(f"{name} is not an elementwise function, so it has no R score.")
     sigmas = np.geomspace(lowest, highest, points).tolist()
     scores = {name: [r_score(each.double(), sigma) for sigma in sigmas] for name, each in functions.items()}
-    output.mkdir(parents=True, exist_ok=True)
     write_r_scores(scores, sigmas, output / "r_score.csv")
     plot_r_scores(scores, sigmas, output / "r_score.png")
     for name, values in scores.items():
@@ -93,11 +94,12 @@ def report_r_scores(
 
 def write_r_scores(scores: Mapping[str, Sequence[float]], sigmas: Sequence[float], path: Path) -> None:
     """Write the scores as CSV: a row for each sigma, a column for each activation."""
-    with path.open("w", newline="") as file:
+    with io.StringIO(newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["sigma", *scores])
         for sigma, *row in zip(sigmas, *scores.values(), strict=True):
             writer.writerow([f"{sigma:.6g}", *(f"{each:.6f}" for each in row)])
+        write_whole(path, file.getvalue())
 
 
 def plot_r_scores(scores: Mapping[str, Sequence[float]], sigmas: Sequence[float], path: Path) -> None:

@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from pathlib import Path
@@ -18,7 +16,7 @@ from torch.nn.utils import parametrize
 
 from .._utils.names import LABELS_KEY
 from .._utils.records import check_record
-from .._utils.writing import write_whole
+from .._utils.writing import staging, write_whole
 from ..compat import timm as timm_compat
 from ..errors import UserError
 from ..layers import LayerAct, alphas
@@ -142,14 +140,9 @@ def save_pretrained(model: nn.Module, directory: str | Path, label_names: tuple[
         raise UserError(f"{type(model).__name__} was not made by timm.create_model, so no config can describe it.")
     _check_savable(model)
     described = _rebuild(model)
-    directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=directory) as partial:
-        weights = Path(partial) / HUB_FILE
-        save_weights(model, weights)
-        save_config(described, weights, label_names)
-        for path in Path(partial).iterdir():
-            shutil.move(path, directory / path.name)
+    with staging(Path(directory)) as staged:
+        save_weights(model, staged / HUB_FILE)
+        save_config(described, staged / HUB_FILE, label_names)
     return described.pretrained_cfg["architecture"]  # type: ignore[index,return-value]
 
 
@@ -261,7 +254,6 @@ def embed_checkpoint(model: nn.Module, tag: str, entry: dict[str, Any], director
     cfg: dict[str, Any] = built.pretrained_cfg  # type: ignore[assignment]
     name = embedded_name(built, tag)
     path = directory / f"{name}.safetensors"
-    directory.mkdir(parents=True, exist_ok=True)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     save_weights(model, path, half=4 * parameters > LARGE)
     stored = load_file(path)

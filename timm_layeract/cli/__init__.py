@@ -4,7 +4,7 @@ import sys
 from typing import Any, NoReturn
 
 from ..allocator import reuse_freed_memory
-from ..errors import UserError
+from ..errors import UserError, WriteError
 
 # Module that only an extra of pyproject.toml installs -> the extra.
 EXTRAS = {
@@ -26,7 +26,7 @@ def __getattr__(name: str) -> Any:
 
 
 def main() -> NoReturn:
-    """Run the command line: a user's mistake is one line on standard error and exit code 2."""
+    """Run the command line: a fault is one line on standard error, and exit code 2, or 1 if the disk is to blame."""
     reuse_freed_memory()
     try:
         from .commands import app
@@ -35,6 +35,9 @@ def main() -> NoReturn:
     except UserError as error:
         print(f"layeract: {error}", file=sys.stderr)
         sys.exit(2)
+    except WriteError as error:
+        print(f"layeract: {error}", file=sys.stderr)
+        sys.exit(1)
     except ModuleNotFoundError as error:
         extra = EXTRAS.get((error.name or "").split(".")[0])
         if extra is None:

@@ -3,18 +3,20 @@
 import colorsys
 import math
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
-from torchvision.transforms.functional import pil_to_tensor
+from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 from torchvision.utils import draw_segmentation_masks, make_grid
 
+from .._utils.writing import writing
 from .images import pad_to
 from .mask_values import VOID
 
-__all__ = ["colour", "compare_masks", "indexed", "overlay", "with_legend"]
+__all__ = ["colour", "compare_masks", "indexed", "overlay", "save_png", "with_legend"]
 
 COLOURS = ["#ff2d55", "#34c759", "#0a84ff", "#ffd60a", "#bf5af2", "#64d2ff", "#ff9f0a", "#ac8e68"]
 VOID_COLOUR = "#8e8e93"
@@ -39,6 +41,12 @@ def indexed(mask: Tensor) -> Image.Image:
     picture = Image.fromarray(mask.numpy())
     picture.putpalette(bytes.fromhex("".join(colour(label)[1:] for label in range(256))))
     return picture
+
+
+def save_png(picture: Tensor | Image.Image, path: Path) -> None:
+    """Write a picture, as a tensor uint8 ``(H, W)`` or ``(3, H, W)``."""
+    with writing(path) as file:
+        (to_pil_image(picture) if isinstance(picture, Tensor) else picture).save(file, "PNG")
 
 
 def overlay(image: Tensor, mask: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from .._utils.files import read_text
 from .._utils.progress import tracked
+from .._utils.writing import write_whole
 from ..errors import UserError
 from ..models.text_rcnn import PADDING
 from .columns import read_labels
@@ -98,7 +99,7 @@ class Vocabulary:
 
     def save(self, folder: Path) -> None:
         """Write ``tokenizer.json``."""
-        self._tokenizer.save(str(folder / self.FILE))
+        write_whole(folder / self.FILE, self._tokenizer.to_str(pretty=True))
 
     def __len__(self) -> int:
         return self._tokenizer.get_vocab_size()

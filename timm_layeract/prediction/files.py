@@ -7,17 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from timm.data import resolve_model_data_config
 from torch import Tensor, nn
-from torchvision.transforms.functional import to_pil_image
 
 from ..compat.torch import accelerator
 from ..data.augment import normalize
 from ..data.classes import check_channels, label_names
 from ..data.images import image_files, read_image
-from ..data.pictures import indexed, overlay, with_legend
+from ..data.pictures import indexed, overlay, save_png, with_legend
 from ..errors import UserError
 from ..networks import load_network
 from .tiles import check_tiles, count_tiles, predict_probabilities
@@ -170,9 +168,8 @@ def _read(paths: Iterable[Path], failures: list[str]) -> Iterator[tuple[Path, Te
 
 def _write(image: Tensor, mask: Tensor, names: Sequence[str], stem: Path, pictures: bool) -> None:
     """Write a mask, and its overlay."""
-    picture = indexed(mask) if len(names) > 1 else Image.fromarray((mask * 255).numpy())
-    picture.save(f"{stem}{SUFFIXES[0]}")
+    save_png(indexed(mask) if len(names) > 1 else mask * 255, Path(f"{stem}{SUFFIXES[0]}"))
     if pictures:
         drawn = overlay(image, mask)
         drawn = with_legend(drawn, names, mask.unique().tolist()) if len(names) > 1 else drawn
-        to_pil_image(drawn).save(f"{stem}{SUFFIXES[1]}")
+        save_png(drawn, Path(f"{stem}{SUFFIXES[1]}"))

@@ -1,9 +1,9 @@
 """Ships the weights of finished runs with the package."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
+from .._utils.writing import copy_whole
 from ..checkpoints.manifest import CARDS_DIR, WEIGHTS_DIR
 from ..checkpoints.save import embed_checkpoint, embedded_name, file_sha256
 from ..data.masks import MaskSplit
@@ -50,12 +50,10 @@ def embed_runs(runs: list[Path], tag: str, directory: Path = WEIGHTS_DIR, cards:
     ]
     name = embedded_name(network, tag)
     entry["results"] = f"results/{name}"
-    folder = directory / entry["results"]
-    folder.mkdir(parents=True, exist_ok=True)
     for run, seed in zip(runs, seeds, strict=True):
-        shutil.copyfile(run / "result.json", folder / f"seed{seed}.json")
+        copy_whole(run / "result.json", directory / entry["results"] / f"seed{seed}.json")
     if (runs[0] / PICTURE).is_file():
-        cards.mkdir(exist_ok=True)
-        picture = Path(shutil.copyfile(runs[0] / PICTURE, cards / f"{name}.png"))
+        picture = cards / f"{name}.png"
+        copy_whole(runs[0] / PICTURE, picture)
         entry["picture"] = {"file": picture.name, "sha256": file_sha256(picture)}
     return embed_checkpoint(network, tag, entry, directory)

@@ -1,6 +1,5 @@
 """A checkpoint of the manifest laid out as a Hub repository, after the checks that it is what it should be."""
 
-import shutil
 from pathlib import Path
 
 import timm
@@ -10,6 +9,7 @@ from torch import nn
 
 from .._utils.files import write_json
 from .._utils.names import CLASS_KEY, NAME_KEY
+from .._utils.writing import copy_whole, write_whole
 from ..checkpoints.fingerprint import check_fingerprint
 from ..checkpoints.load import check_weights
 from ..checkpoints.manifest import CARDS_DIR, HUB_FILE, SMP_CONFIG, Entry, Manifest, pretrained_cfgs
@@ -48,20 +48,18 @@ def stage(name: str, manifest: Manifest, repo: str, folder: Path, directory: Pat
     check_golden(model, golden, weights.name)
     picture = _checked_picture(entry, cards)
     folder.mkdir()
-    shutil.copyfile(weights, folder / HUB_FILE)
-    shutil.copyfile(golden, folder / GOLDEN)
+    copy_whole(weights, folder / HUB_FILE)
+    copy_whole(golden, folder / GOLDEN)
     if SMP_CONFIG in entry:
         _save_smp_config(name, entry, folder)
     else:
         save_config(model, folder / HUB_FILE, tuple(entry["pretrained_cfg"].get("label_names", ())))
-    (folder / "README.md").write_text(render_card(name, manifest, repo), encoding="utf-8")
+    write_whole(folder / "README.md", render_card(name, manifest, repo))
     if picture is not None:
-        shutil.copyfile(picture, folder / picture.name)
+        copy_whole(picture, folder / picture.name)
     results = render_eval_results(name, manifest)
     if results is not None:
-        path = folder / ".eval_results" / f"{name}.yaml"
-        path.parent.mkdir()
-        path.write_text(results, encoding="utf-8")
+        write_whole(folder / ".eval_results" / f"{name}.yaml", results)
 
 
 def staged_files(folder: Path) -> list[str]:

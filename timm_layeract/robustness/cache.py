@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from .._utils.writing import write_whole
 from .accuracy import Score
 
 __all__ = ["ResultCache"]
@@ -24,10 +25,7 @@ class ResultCache:
         self._path = path
         self._scores: dict[tuple[str, str], Score] = {}
         self._sets: dict[str, str] = {}
-        lines = path.read_text().split("\n") if path.exists() else []
-        if lines and lines[-1]:  # the run was stopped while it wrote this line
-            path.write_text("".join(line + "\n" for line in lines[:-1]))
-        for line in lines[:-1]:
+        for line in self._lines():
             self._remember(json.loads(line))
 
     def score(self, network: str, images: str | None) -> Score | None:
@@ -48,10 +46,13 @@ class ResultCache:
             self._write({"recipe": recipe, "set": images})
 
     def _write(self, line: dict[str, Any]) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        # as they are now: another process may measure into this folder too
+        write_whole(self._path, "".join(f"{each}\n" for each in (*self._lines(), json.dumps(line))))
         self._remember(line)
+
+    def _lines(self) -> list[str]:
+        """The whole lines there are; what earlier versions were writing when they were stopped is none."""
+        return self._path.read_text().split("\n")[:-1] if self._path.exists() else []
 
     def _remember(self, line: dict[str, Any]) -> None:
         if "recipe" in line:

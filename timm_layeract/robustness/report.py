@@ -1,9 +1,11 @@
 """Tables of a robustness result: CSV of every number, Markdown as the papers' tables."""
 
 import csv
+import io
 from pathlib import Path
 
 from .._utils.files import cells_over_seeds, markdown_table
+from .._utils.writing import write_whole
 from .corruptions.constants import SEVERITIES, category_of
 from .measure import ALEXNET, corruption_errors
 from .records import Robustness
@@ -13,7 +15,7 @@ __all__ = ["write_csv", "write_markdown"]
 
 def write_csv(result: Robustness, path: Path) -> None:
     """One row for each network, corruption and severity; severity 0 is clean."""
-    with path.open("w", newline="") as file:
+    with io.StringIO(newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["model", "source", "seed", "category", "corruption", "severity", "accuracy", "images", "set"])
         data = result["data"]
@@ -25,6 +27,7 @@ def write_csv(result: Robustness, path: Path) -> None:
                     for severity, value, images in zip(SEVERITIES, values, result["sets"][name], strict=True):
                         row = [category_of(name), name, severity, value, data["images"], images]
                         writer.writerow([*of, *row])
+        write_whole(path, file.getvalue())
 
 
 def summary_table(result: Robustness) -> str:
@@ -89,4 +92,4 @@ def write_markdown(result: Robustness, path: Path) -> None:
         f"{result['date']}, {result['device']}, {result['precision']}, {versions}. "
         "Every number is in robustness.csv, the hash of every set in robustness.json.",
     ]
-    path.write_text("\n\n".join(parts) + "\n")
+    write_whole(path, "\n\n".join(parts) + "\n")

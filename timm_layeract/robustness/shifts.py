@@ -14,6 +14,7 @@ from .._utils.files import markdown_table, mean_and_deviation, write_json
 from .._utils.names import dataset_name
 from .._utils.plotting import new_figure, save_figure
 from .._utils.progress import progress_bar
+from .._utils.writing import write_whole
 from ..data.columns import Columns
 from ..data.sources import ImageSplit
 from ..errors import UserError, did_you_mean
@@ -145,7 +146,7 @@ def shifts(
     output = Path(output)
     write_json(output / "shifts.json", result)
     table = _table(result)
-    (output / "shifts.md").write_text(f"# Attacks and shifts\n\n{table}\n\n![accuracy against strength](shifts.png)\n")
+    write_whole(output / "shifts.md", f"# Attacks and shifts\n\n{table}\n\n![accuracy against strength](shifts.png)\n")
     _plot(result, output / "shifts.png")
     report(f"{table}\nWritten to {output}.")
     return result

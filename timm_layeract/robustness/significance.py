@@ -15,6 +15,7 @@ from scipy import stats
 
 from .._utils.files import SIGNIFICANT, markdown_table, p_value_table, write_json
 from .._utils.records import read_record
+from .._utils.writing import write_whole
 from ..errors import UserError, did_you_mean
 from .measure import figures_of
 from .plots import plot_forest
@@ -120,7 +121,7 @@ def significance(reports: Sequence[str | Path], model: str, output: str | Path) 
     comparisons = compare_models(found, model)
     result = {"model": model, "level": SIGNIFICANT, "comparisons": comparisons}
     write_json(Path(output) / "significance.json", result)
-    (Path(output) / "significance.md").write_text(markdown(result))
+    write_whole(Path(output) / "significance.md", markdown(result))
     plot_forest(model, comparisons, Path(output) / "significance.png")
     return result
 

@@ -19,6 +19,7 @@ from segmentation_models_pytorch.base import SegmentationModel
 
 from .._utils.files import write_json
 from .._utils.names import CLASS_KEY, NAME_KEY
+from .._utils.writing import staging
 from ..checkpoints.fingerprint import activation_fingerprint, check_fingerprint, fingerprint_mismatches
 from ..checkpoints.load import saved_weights
 from ..checkpoints.manifest import HUB_FILE
@@ -41,6 +42,7 @@ __all__ = ["ACTIVATIONS", "create_model"]
 NAMED = ("unet", "unetplusplus")
 # Suffix of the architecture name -> activation, that of the encoders of the same suffix.
 ACTIVATIONS = {**LAYERACT, "_silu": "silu"}
+CARD = "README.md"
 LICENSE = "apache-2.0"
 VARIANT = "LayerAct"  # before the name of SMP's class
 SAVE_AGAIN = (
@@ -83,13 +85,19 @@ class RecordsActivations:
             UserError: The model's arguments would bring back other activations.
         """
         self._check_described()
+        folder = Path(save_directory)
+        kwargs.setdefault("repo_id", folder.name)
         if "license" in kwargs:
             kwargs["model_card_kwargs"] = {**kwargs.get("model_card_kwargs", {}), "license": kwargs.pop("license")}
         arguments = self._hub_mixin_config
         more = {**(kwargs.pop("config", None) or {}), "encoder_weights": None}
         self._hub_mixin_config = {**arguments, **more, FINGERPRINT_KEY: activation_fingerprint(self)}  # type: ignore[arg-type]
         try:
-            return super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]
+            with staging(folder) as staged:
+                sent = super().save_pretrained(staged, *args, **kwargs)  # type: ignore[misc]
+                if (folder / CARD).exists():  # somebody's own
+                    (staged / CARD).unlink()
+            return sent
         finally:
             self._hub_mixin_config = arguments
 

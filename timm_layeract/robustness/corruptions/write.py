@@ -1,11 +1,12 @@
 """Writing corrupted sets in CIFAR-10-C's layout, which `released` and other programs read: `layeract corrupt`."""
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from ..._utils.files import write_json
+from ..._utils.writing import writing
 from ...data.columns import Columns
 from ...data.sources import load_test_split
 from ...errors import UserError
@@ -47,12 +48,17 @@ def write_sets(
     clean = load_test_split(data, image_size, progress, columns)
     sets = RegeneratedSets(clean, seed)
     folder.mkdir(parents=True, exist_ok=True)
-    np.save(folder / "labels.npy", np.tile(clean.labels.numpy(), len(SEVERITIES)))
+    _save(folder / "labels.npy", np.tile(clean.labels.numpy(), len(SEVERITIES)))
     hashes: dict[str, list[str]] = {}
     for name in corruptions:
         splits = [sets.load(name, severity) for severity in SEVERITIES]
-        np.save(folder / f"{name}.npy", np.concatenate([split.images.permute(0, 2, 3, 1).numpy() for split in splits]))
+        _save(folder / f"{name}.npy", np.concatenate([split.images.permute(0, 2, 3, 1).numpy() for split in splits]))
         hashes[name] = [split.sha256() for split in splits]
         report(f"{name}.npy")
     record = {"of": clean.sha256(), "seed": seed, "sets": hashes, "versions": VERSIONS}
-    (folder / "sets.json").write_text(json.dumps(record, indent=1) + "\n")
+    write_json(folder / "sets.json", record)
+
+
+def _save(path: Path, array: np.ndarray) -> None:
+    with writing(path) as file:
+        np.save(file, array)

@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from timm.data import resolve_model_data_config
 from torch import Tensor, nn
-from torchvision.transforms.functional import to_pil_image
 
 from ...data.augment import SampleRandom, normalize
 from ...data.augment_masks import NUMBERS, TURN, random_windows
@@ -22,7 +21,7 @@ from ...data.columns import Columns
 from ...data.images import pad_to_multiple
 from ...data.mask_values import VOID
 from ...data.masks import Masks, load_mask_splits
-from ...data.pictures import compare_masks
+from ...data.pictures import compare_masks, save_png
 from ...errors import UserError
 from ..recipe import TEXT_KEYS, Recipe
 from .many_classes import class_counts, class_figures, cross_entropy_dice, divergence
@@ -183,7 +182,7 @@ class Segmentation:
             with torch.no_grad():
                 found = _found(self.predict(network.eval(), inputs))[0].cpu()
             samples.append((image, mask, found[: mask.shape[0], : mask.shape[1]].to(torch.uint8)))
-        to_pil_image(compare_masks(samples, names=self.names)).save(path)
+        save_png(compare_masks(samples, names=self.names), path)
 
     def save(self, folder: Path) -> None:
         """Nothing."""
