@@ -52,17 +52,17 @@ def test_each_model_and_seed_is_the_run_that_train_makes(data: str, tmp_path: Pa
 
 def test_an_interrupted_run_goes_on(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(trainer: engine.Trainer) -> None:
-        if trainer.step == 1:
+        if trainer.history:  # the first epoch's checkpoint is there
             raise KeyboardInterrupt
         steps(trainer)
 
-    steps = engine.Trainer._optimizer_step
+    recipe, steps = RECIPE.replace(epochs=2), engine.Trainer._optimizer_step
     with monkeypatch.context() as patch:
         patch.setattr(engine.Trainer, "_optimizer_step", stop)
         with pytest.raises(KeyboardInterrupt):
-            swept(data, tmp_path)
+            swept(data, tmp_path, recipe)
     assert [each["state"] for each in list_runs(tmp_path)] == ["stopped"]
-    assert len(swept(data, tmp_path)) == 4
+    assert len(swept(data, tmp_path, recipe)) == 4
     assert {each["state"] for each in list_runs(tmp_path)} == {"finished"}
 
 
@@ -190,4 +190,4 @@ def test_a_run_that_diverges_stops_no_other(data: str, tmp_path: Path, monkeypat
     runs = sweep.plan(["resnet20"], [3, 5], RECIPE, data, tmp_path)
     with pytest.raises(UserError, match=r"The loss of resnet20\.seed3 was not finite: give a smaller"):
         sweep.sweep(runs, Execution(progress=False, report=lambda _: None))
-    assert [each["state"] for each in list_runs(tmp_path)] == ["stopped", "finished"]
+    assert [(each["seed"], each["state"]) for each in list_runs(tmp_path)] == [(5, "finished")]

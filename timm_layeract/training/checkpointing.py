@@ -18,6 +18,7 @@ from .._utils.files import write_json
 from .._utils.writing import rename
 from ..checkpoints.save import file_sha256
 from ..errors import UserError, WriteError
+from .folder import CHECKPOINT
 from .states import RandomState, read_state, write_state
 
 __all__ = ["Stateful", "check_distribution", "find_checkpoint", "load_checkpoint", "write_checkpoint"]
@@ -121,7 +122,7 @@ def find_checkpoint(folder: Path, report: Callable[[str], None]) -> Path | None:
 
 
 def _newest_first(folder: Path) -> list[Path]:
-    return sorted(folder.glob("step-*"), reverse=True)
+    return sorted(folder.glob(CHECKPOINT), reverse=True)
 
 
 def _files(checkpoint: Path) -> list[Path]:

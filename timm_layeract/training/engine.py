@@ -34,6 +34,7 @@ from .batches import Batches, Part, stream
 from .checkpointing import Stateful, check_distribution, find_checkpoint, load_checkpoint, write_checkpoint
 from .cuda_graph import StepGraphs, check_capturable
 from .device_data import on_device
+from .folder import BEST, CHECKPOINTS
 from .loading import RowLoader
 from .measurements import DivergedError, Measurements, added, sums_of
 from .optim import create_optimizer, create_schedule
@@ -178,12 +179,12 @@ class Trainer:
     @property
     def best_weights(self) -> Path:
         """State dict of the best epoch so far."""
-        return self.output / "best.safetensors"
+        return self.output / BEST
 
     @property
     def checkpoints(self) -> Path:
         """Folder of the checkpoints."""
-        return self.output / "checkpoints"
+        return self.output / CHECKPOINTS
 
     @property
     def _parts(self) -> dict[str, Stateful]:
@@ -220,7 +221,6 @@ class Trainer:
 
     def fit(self) -> Iterator[EpochRecord]:
         """Train the epochs that are left, yielding each one's record after its checkpoint is on disk."""
-        self.output.mkdir(parents=True, exist_ok=True)
         while len(self.history) < self.epochs:
             record = self._epoch(len(self.history))
             self.history.append(record)

@@ -1,5 +1,11 @@
-"""A run's folder: whose it is, and that one process at a time writes into it."""
+"""A run's folder: whose it is, that one process at a time writes into it, and that a failed start leaves nothing in it.
 
+Until its first checkpoint a run has done nothing that another start could go on with. What it has written by then is
+removed if it fails, and passed over by the next start if it is killed.
+"""
+
+import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,12 +14,30 @@ from filelock import FileLock, Timeout
 
 from .._utils.files import write_json
 from .._utils.records import read_record
+from .._utils.writing import is_partial, make_folder, remove_empty
 from ..errors import UserError
 
-__all__ = ["PICTURE", "FolderInUseError", "check_output", "check_unused", "flatten", "own_folder"]
+__all__ = [
+    "BEST",
+    "CHECKPOINT",
+    "CHECKPOINTS",
+    "IDENTITY",
+    "PICTURE",
+    "TRACKED",
+    "FolderInUseError",
+    "check_output",
+    "check_unused",
+    "flatten",
+    "own_folder",
+]
 
 PICTURE = "examples.png"  # of segmentation: held-out images with their masks
 LOCK = ".lock"  # held by the process that runs the run
+IDENTITY = "run.json"
+BEST = "best.safetensors"  # weights of the best epoch so far
+CHECKPOINTS = "checkpoints"
+CHECKPOINT = "step-*"
+TRACKED = "timm_layeract"  # what trackers call the project; some of them a folder
 
 
 class FolderInUseError(UserError):
@@ -24,25 +48,63 @@ def check_output(output: Path, resume: bool) -> None:
     """Refuse to write into a folder that holds something else."""
     if output.exists() and not output.is_dir():
         raise UserError(f"{output} is a file; give --output a folder.")
-    if not resume and output.is_dir() and any(output.iterdir()):
+    if not resume and output.is_dir() and not _is_unstarted(output):
         raise UserError(f"{output} is not empty; give --resume to continue its run, or another --output.")
 
 
 @contextmanager
 def own_folder(output: Path, identity: Mapping[str, object], is_main_process: bool) -> Iterator[None]:
-    """Make the folder this run's while the block runs, or refuse one that another run or process has."""
+    """Make the folder this run's while the block runs, or refuse one that another run or process has.
+
+    If the block fails before there is a checkpoint, the folder is as it was before.
+    """
     if not is_main_process:
         yield
         return
-    output.mkdir(parents=True, exist_ok=True)
-    with _lock(output):
-        _claim(output, identity)
-        yield
+    made = make_folder(output)
+    try:
+        with _lock(output):
+            is_new = _is_unstarted(output)
+            if is_new:
+                _clear(output, but=LOCK)
+            for path in output.rglob("*"):
+                if is_partial(path):
+                    _remove(path)
+            try:
+                _claim(output, identity)
+                yield
+            except BaseException:
+                if is_new and _is_unstarted(output, BEST):
+                    _clear(output)
+                raise
+    finally:
+        remove_empty(made)
+
+
+def _is_unstarted(output: Path, *more: str) -> bool:
+    """Whether nothing is in the folder but what a run leaves that has not come to its first checkpoint."""
+    # without the record of a run, a folder of these names is somebody's own
+    early = (LOCK, IDENTITY, CHECKPOINTS, TRACKED) if (output / IDENTITY).is_file() else (LOCK,)
+    known = all(path.name in (*early, *more) or is_partial(path) for path in output.iterdir())
+    return known and not any((output / CHECKPOINTS).glob(CHECKPOINT))
+
+
+def _clear(output: Path, but: str = "") -> None:
+    for path in output.iterdir():
+        if path.name != but:
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def check_unused(output: Path) -> None:
     """Refuse (FolderInUseError) a folder whose run another process is running now."""
-    if output.is_dir():
+    if (output / LOCK).exists() and os.access(output / LOCK, os.W_OK):  # a run that may be read alone is not run here
         with _lock(output):
             pass
 
@@ -59,7 +121,7 @@ def _lock(output: Path) -> Iterator[None]:
 
 def _claim(output: Path, identity: Mapping[str, object]) -> None:
     """Make the folder this run's, or refuse one that belongs to another run."""
-    path = output / "run.json"
+    path = output / IDENTITY
     if path.exists():
         other = read_record(dict[str, object], path)
         flat_other, flat_own = flatten(other), flatten(identity)

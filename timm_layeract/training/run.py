@@ -27,7 +27,7 @@ from ..data.sources import Split, holdout
 from ..errors import UserError, did_you_mean
 from .curves import plot_curves
 from .engine import EpochRecord, Trainer, process_state
-from .folder import PICTURE, check_output, own_folder
+from .folder import PICTURE, TRACKED, check_output, own_folder
 from .options import Execution
 from .progress import show_classes, show_dead, show_figures
 from .recipe import Recipe
@@ -281,7 +281,7 @@ def fit(trainer: Trainer) -> None:
     recipe = trainer.recipe.to_dict()
     plain = {key: str(value) if isinstance(value, list) else value for key, value in recipe.items()}
     config = {key: value for key, value in plain.items() if value is not None}  # trackers take no lists
-    trainer.accelerator.init_trackers("timm_layeract", config)
+    trainer.accelerator.init_trackers(TRACKED, config)
     for record in trainer.fit():
         trainer.report(_line(record, trainer))
         parts = {"train": record.train, "val": record.val}

@@ -10,7 +10,7 @@ from rich.table import Column, Table
 from .._utils.records import check_record, read_record
 from ..checkpoints.records import Environment, Identity, LoggedEpoch, Result
 from ..errors import UserError
-from .folder import FolderInUseError, check_unused, flatten
+from .folder import IDENTITY, FolderInUseError, check_unused, flatten
 from .progress import show_figures
 
 __all__ = ["check_alike", "list_runs", "read_environment", "read_finished", "runs_table"]
@@ -32,9 +32,9 @@ def list_runs(folder: Path) -> list[dict[str, Any]]:
     """
     if not folder.is_dir():
         raise UserError(f"There is no folder {folder}; name the one that holds the runs.")
-    found = [_read(path.parent) for path in sorted(folder.glob("*/run.json"))]
+    found = [_read(path.parent) for path in sorted(folder.glob(f"*/{IDENTITY}"))]
     if not found:
-        raise UserError(f"{folder} holds no runs: none of its folders has a run.json.")
+        raise UserError(f"{folder} holds no runs: none of its folders has a {IDENTITY}.")
     return found
 
 
@@ -91,7 +91,7 @@ def _is_of(key: str, trees: Sequence[str]) -> bool:
 
 
 def _read(run: Path) -> dict[str, Any]:
-    identity = read_record(Identity, run / "run.json")
+    identity = read_record(Identity, run / IDENTITY)
     monitor = identity["monitor"]
     epochs = _read_log(run / "log.jsonl")
     best = max(epochs, key=lambda each: each["val"][monitor], default=None)
