@@ -38,6 +38,7 @@ from ..models.text_rcnn import TextRCNN
 from ..models.unet_layeract import UNet, UNetPlusPlus
 from ..networks import load_network
 from ..registry import with_alpha
+from ..training.batches import enough_for_batch_norm
 from ..training.engine import Trainer, process_state
 from ..training.folder import PICTURE, check_output
 from ..training.options import ADAPTATION, Adaptation, Execution, RunOptions
@@ -247,7 +248,8 @@ def _statistics(trainer: Trainer, teacher: nn.Module, batches: int) -> tuple[lis
         trainer.report("The network has no BatchNorm: there are no statistics to re-estimate.")
     elif batches:
         inputs = trainer.first_inputs(batches)
-        update_bn(tracked(inputs, "re-estimating statistics", trainer.progress, batches), trainer.unwrapped)
+        with enough_for_batch_norm():
+            update_bn(tracked(inputs, "re-estimating statistics", trainer.progress, batches), trainer.unwrapped)
         if trainer.ema:
             trainer.ema.set(trainer.unwrapped)
     seconds = time.perf_counter() - started

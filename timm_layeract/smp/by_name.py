@@ -154,7 +154,8 @@ def like_timm(model: SegmentationModel, name: str | None = None) -> Segmentation
     }
     if config.get(LABELS_KEY):
         described["label_names"] = tuple(config[LABELS_KEY])
-    stride = model.encoder.output_stride
+    # PAN halves what its encoder gives three times more
+    stride = model.encoder.output_stride * (8 if isinstance(model, smp.PAN) else 1)
     values = dict(pretrained_cfg=described, num_classes=config["classes"], in_chans=channels)
     for key, value in {**values, "feature_info": [{"reduction": stride}]}.items():
         setattr(model, key, value)

@@ -4,6 +4,8 @@ An epoch's order depends on seed and epoch alone, so that a resumed run goes on 
 or a batch taken in parts, see the images that one process would.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +13,7 @@ from torch import Tensor
 
 from ..errors import UserError
 
-__all__ = ["Batches", "Part", "stream"]
+__all__ = ["Batches", "Part", "enough_for_batch_norm", "stream"]
 
 
 def stream(seed: int, *numbers: int) -> int:
@@ -19,6 +21,20 @@ def stream(seed: int, *numbers: int) -> int:
     for number in numbers:
         seed = seed * 1_000_003 + number + 1
     return seed % 2**63
+
+
+@contextmanager
+def enough_for_batch_norm() -> Iterator[None]:
+    """Say what to do (UserError) where a network in training brings BatchNorm one value a channel."""
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise UserError(
+            "The network comes down to one value a channel, which BatchNorm cannot train on one image at a time: give "
+            "a --batch-size of 2 or more for each process, and for each part of accumulate."
+        ) from error
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from ..compat.torch import accelerator
 from ..data.augment import SampleRandom
 from ..dead_units import dead_units
 from ..errors import UserError
-from .batches import Batches, Part, stream
+from .batches import Batches, Part, enough_for_batch_norm, stream
 from .checkpointing import Stateful, check_distribution, find_checkpoint, load_checkpoint, write_checkpoint
 from .cuda_graph import StepGraphs, check_capturable
 from .device_data import on_device
@@ -339,7 +339,8 @@ class Trainer:
 
     def _passes(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Forward and backward; the sums of what the task measured, and the loss."""
-        outputs = self.model(inputs)
+        with enough_for_batch_norm():
+            outputs = self.model(inputs)
         loss = self.task.loss(outputs, targets)
         # Means over parts of unequal size weigh by their share; gradients are averaged over processes.
         share = len(inputs) / self.recipe.batch_size * self.accelerator.num_processes

@@ -108,7 +108,7 @@ class Segmentation:
         )
         recipe.refuse("segmentation", (*classification, *TEXT_KEYS))
         check_channels(model)
-        _check_dense(model)
+        _check_dense(model, self.input_size[0])
         self.names = _class_names(model, split.classes if split else ())
         self.stride: int = model.feature_info[-1]["reduction"]  # type: ignore[index,assignment]
 
@@ -222,15 +222,22 @@ def _counted(classes: Sequence[str]) -> str:
     return "background and foreground" if len(classes) == 1 else f"{len(classes)} classes"
 
 
-def _check_dense(model: nn.Module) -> None:
-    """Refuse (UserError) a network that gives no map of each class as large as its input."""
+def _check_dense(model: nn.Module, side: int) -> None:
+    """Refuse (UserError) a network that gives no map of each class as large as a window, or does not take it."""
+    name = model.pretrained_cfg["architecture"]  # type: ignore[index]
     training, parameter = model.training, next(model.parameters())
-    with torch.no_grad():
-        output = model.eval()(parameter.new_zeros(1, int(model.in_chans), 64, 64))  # type: ignore[arg-type]
-    model.train(training)
-    if tuple(output.shape) != (1, int(model.num_classes), 64, 64):  # type: ignore[arg-type]
-        name = model.pretrained_cfg["architecture"]  # type: ignore[index]
+    try:
+        with torch.no_grad():
+            output = model.eval()(parameter.new_zeros(1, int(model.in_chans), side, side))  # type: ignore[arg-type]
+    except (RuntimeError, ValueError, AssertionError) as error:
         raise UserError(
-            f"{name} gives {tuple(output.shape[1:])} for an image of 64x64 pixels, not a map of that size for each "
-            f"class; choose a segmentation network such as unet_lasilu (timm.list_models('unet*'))."
+            f"{name} does not take windows of {side}x{side} pixels ({str(error).splitlines()[0]}); give others by "
+            f"--set image_size=[256,256]."
+        ) from error
+    finally:
+        model.train(training)
+    if tuple(output.shape) != (1, int(model.num_classes), side, side):  # type: ignore[arg-type]
+        raise UserError(
+            f"{name} gives {tuple(output.shape[1:])} for an image of {side}x{side} pixels, not a map of that size for "
+            f"each class; choose a segmentation network such as unet_lasilu (timm.list_models('unet*'))."
         )
