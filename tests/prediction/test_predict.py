@@ -1,5 +1,6 @@
 """`layeract predict`: tiles without seams, image files of every kind, errors that let the rest go on."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,8 +18,9 @@ from timm_layeract.cli import app
 from timm_layeract.data.images import pad_to_multiple, read_image
 from timm_layeract.data.pictures import compare_masks, overlay
 from timm_layeract.errors import UserError
-from timm_layeract.prediction.files import classes, load_segmenter, predict_files
-from timm_layeract.prediction.tiles import count_tiles, predict_probabilities
+from timm_layeract.prediction import files
+from timm_layeract.prediction.files import Segmenter, classes, load_segmenter, predict_files
+from timm_layeract.prediction.tiles import count_tiles, predict_bands, predict_probabilities
 
 
 class Local(nn.Module):
@@ -67,6 +69,56 @@ def test_blending_hides_the_edges_of_tiles() -> None:
     assert worst(32) < 0.25 * worst(0)
     inner = predict_probabilities(model, image, 64, 32, 1)[:, 4:28, 4:28]
     torch.testing.assert_close(inner, whole[:, 4:28, 4:28])
+
+
+def test_bands_are_the_rows_of_the_blended_whole() -> None:
+    """Against the definition: weights of all tiles, summed over the whole image."""
+    model, image, tile, overlap = Local(outputs=2), picture(150, 90), 32, 12
+    rise = (torch.arange(1, tile + 1) / (overlap + 1)).clamp(max=1)
+    weight = torch.outer(*[torch.minimum(rise, rise.flip(0))] * 2).double()
+    padded = torch.from_numpy(np.pad(image.numpy(), ((0, 0), (0, 2), (0, 6)), mode="reflect"))
+    total, weights = torch.zeros(2, 152, 96, dtype=torch.float64), torch.zeros(152, 96, dtype=torch.float64)
+    for top in (0, 20, 40, 60, 80, 100, 120):
+        for left in (0, 20, 40, 60, 64):
+            window = (..., slice(top, top + tile), slice(left, left + tile))
+            with torch.no_grad():
+                total[window] += weight * model(padded[window][None])[0].softmax(0)
+            weights[window] += weight
+    bands = list(predict_bands(model, image, tile, overlap, 8))
+    assert [band.shape[1] for band in bands] == [20, 20, 20, 20, 20, 20, 30]
+    torch.testing.assert_close(torch.cat(bands, 1).double(), (total / weights)[:, :150, :90], rtol=1e-5, atol=1e-6)
+
+
+def test_classes_are_those_of_the_probabilities() -> None:
+    image = torch.randint(0, 256, (3, 70, 90), generator=torch.Generator().manual_seed(2), dtype=torch.uint8)
+    for outputs in (1, 3):
+        segmenter = Segmenter(Local(outputs).eval(), (0.4, 0.5, 0.6), (0.2, 0.3, 0.4), 16, tuple("abc"[:outputs]))
+        mean, std = torch.tensor([0.4, 0.5, 0.6])[:, None, None], torch.tensor([0.2, 0.3, 0.4])[:, None, None]
+        expected = predict_probabilities(segmenter.model, (image / 255 - mean) / std, 32, 8, 16)
+        probabilities = segmenter.probabilities(image, 32, 8)
+        torch.testing.assert_close(probabilities, expected)
+        chosen = probabilities[0] >= 0.4 if outputs == 1 else probabilities.argmax(0)
+        assert torch.equal(segmenter.classes(image, 32, 8, 0.4), chosen.to(torch.uint8))
+
+
+def _peak(side: int, folder: Path) -> int:
+    """Bytes of memory that a process has had at most when it has segmented an image of that side."""
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(np.tile(pixels, (side // 64, side // 64, 1))).save(folder / f"{side}.png")
+    segmenter = Segmenter(nn.Conv2d(3, 4, 1).eval(), (0.5,) * 3, (0.5,) * 3, 16, tuple("abcd"))
+    child = os.fork()
+    if child == 0:
+        files.load_segmenter = lambda _: segmenter
+        predict_files("any", [folder / f"{side}.png"], folder / "masks", progress=False, report=lambda _: None)
+        os._exit(0)
+    _, status, usage = os.wait4(child, 0)
+    assert status == 0
+    return 1024 * usage.ru_maxrss
+
+
+def test_memory_is_that_of_the_image_and_a_row_of_tiles(tmp_path: Path) -> None:
+    small, large = _peak(1024, tmp_path), _peak(3072, tmp_path)
+    assert (large - small) / (3072**2 - 1024**2) < 24  # bytes a pixel; floating-point maps of 4 classes took 64
 
 
 def test_an_image_that_fits_is_run_whole() -> None:

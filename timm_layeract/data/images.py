@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
@@ -20,6 +19,7 @@ __all__ = [
     "open_picture",
     "pad_to",
     "pad_to_multiple",
+    "padded_from",
     "read_image",
     "read_picture",
     "refuse_pages",
@@ -188,13 +188,23 @@ def pad_to(images: Tensor, height: int, width: int) -> Tensor:
         height: Not below that of the images.
         width: Not below that of the images.
     """
-    rows, columns = height - images.shape[-2], width - images.shape[-1]
-    if rows == columns == 0:
+    if (height, width) == tuple(images.shape[-2:]):
         return images
-    mode = "reflect" if rows < images.shape[-2] and columns < images.shape[-1] else "replicate"
-    if images.is_floating_point():
-        return F.pad(images, [0, columns, 0, rows], mode=mode)
-    return F.pad(images.float(), [0, columns, 0, rows], mode=mode).to(images.dtype)
+    rows, columns = padded_from(images.shape[-2], images.shape[-1], height, width)
+    return images.index_select(-2, rows.to(images.device)).index_select(-1, columns.to(images.device))
+
+
+def padded_from(height: int, width: int, to_height: int, to_width: int) -> tuple[Tensor, Tensor]:
+    """Which row and column of an image stands where when it is padded to a size, see `pad_to`."""
+    mirrors = to_height < 2 * height and to_width < 2 * width
+    ends = ((height, to_height), (width, to_width))
+    rows, columns = (
+        torch.cat([torch.arange(start), torch.arange(start - 2, 2 * start - 2 - end, -1)])
+        if mirrors
+        else torch.arange(end).clamp(max=start - 1)
+        for start, end in ends
+    )
+    return rows, columns
 
 
 def pad_to_multiple(images: Tensor, multiple: int) -> Tensor:

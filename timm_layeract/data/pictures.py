@@ -16,9 +16,10 @@ from .._utils.writing import writing
 from .images import pad_to
 from .mask_values import VOID
 
-__all__ = ["colour", "compare_masks", "indexed", "overlay", "save_png", "with_legend"]
+__all__ = ["colour", "compare_masks", "indexed", "labels_of", "overlay", "save_png", "with_legend"]
 
 COLOURS = ["#ff2d55", "#34c759", "#0a84ff", "#ffd60a", "#bf5af2", "#64d2ff", "#ff9f0a", "#ac8e68"]
+ROWS = 64  # that are drawn at once, as floating-point numbers
 VOID_COLOUR = "#8e8e93"
 LINE, BOX, GAP = 18, 12, 6  # pixels of a legend
 
@@ -59,12 +60,19 @@ def overlay(image: Tensor, mask: Tensor) -> Tensor:
     Returns:
         uint8 ``(3, H, W)``.
     """
-    present = [int(label) for label in mask.unique() if label > 0]
-    if not present:
-        return image
-    return draw_segmentation_masks(
-        image, torch.stack([mask == label for label in present]), 0.45, [colour(label) for label in present]
-    )
+    drawn = image.clone()
+    for top in range(0, mask.shape[0], ROWS):
+        rows = slice(top, top + ROWS)
+        present = [label for label in labels_of(mask[rows]) if label]
+        if present:
+            masks, colours = torch.stack([mask[rows] == label for label in present]), [colour(each) for each in present]
+            drawn[:, rows] = draw_segmentation_masks(image[:, rows], masks, 0.45, colours)
+    return drawn
+
+
+def labels_of(mask: Tensor) -> list[int]:
+    """The classes that a mask has."""
+    return sorted({label for rows in mask.split(ROWS) for label in rows.unique().tolist()})
 
 
 def with_legend(picture: Tensor, names: Sequence[str], present: Iterable[int]) -> Tensor:

@@ -15,10 +15,10 @@ from ..compat.torch import accelerator
 from ..data.augment import normalize
 from ..data.classes import check_channels, label_names
 from ..data.images import image_files, read_image
-from ..data.pictures import indexed, overlay, save_png, with_legend
+from ..data.pictures import indexed, labels_of, overlay, save_png, with_legend
 from ..errors import UserError
 from ..networks import load_network
-from .tiles import check_tiles, count_tiles, predict_probabilities
+from .tiles import check_tiles, count_tiles, predict_bands
 
 __all__ = ["Segmenter", "load_segmenter", "predict_files"]
 
@@ -46,10 +46,31 @@ class Segmenter:
     def probabilities(
         self, image: Tensor, tile: int, overlap: int, advance: Callable[[], object] | None = None
     ) -> Tensor:
-        """uint8 ``(3, H, W)`` to probabilities ``(K, H, W)``, see `tiles.predict_probabilities`."""
+        """uint8 ``(3, H, W)`` to probabilities ``(K, H, W)``, see `tiles.predict_bands`."""
+        return torch.cat(list(self._bands(image, tile, overlap, advance)), 1)
+
+    def classes(
+        self,
+        image: Tensor,
+        tile: int,
+        overlap: int,
+        threshold: float = 0.5,
+        advance: Callable[[], object] | None = None,
+    ) -> Tensor:
+        """uint8 ``(3, H, W)`` to the class of each pixel, uint8 ``(H, W)`` on the CPU; see `classes`."""
+        found, top = torch.empty(image.shape[-2:], dtype=torch.uint8), 0
+        for band in self._bands(image, tile, overlap, advance):
+            found[top : top + band.shape[1]] = classes(band, threshold)
+            top += band.shape[1]
+        return found
+
+    def _bands(self, image: Tensor, tile: int, overlap: int, advance: Callable[[], object] | None) -> Iterator[Tensor]:
         device = next(self.model.parameters()).device
-        normalised = normalize(image[None].to(device), self.mean, self.std)[0]
-        return predict_probabilities(self.model, normalised, tile, overlap, self.stride, advance)
+
+        def prepare(window: Tensor) -> Tensor:
+            return normalize(window.to(device), self.mean, self.std)
+
+        return predict_bands(self.model, image, tile, overlap, self.stride, advance, prepare)
 
 
 def load_segmenter(name: str) -> Segmenter:
@@ -122,8 +143,7 @@ def predict_files(
             if image is not None:
                 height, width = image.shape[-2:]
                 bars.reset(tiles, total=count_tiles(height, width, tile, overlap, segmenter.stride))
-                probabilities = segmenter.probabilities(image, tile, overlap, lambda: bars.advance(tiles))
-                mask = classes(probabilities, threshold)
+                mask = segmenter.classes(image, tile, overlap, threshold, lambda: bars.advance(tiles))
                 _write(image, mask, segmenter.names, output / path.stem, pictures)
                 report(f"{path}: {output / path.stem}{SUFFIXES[0]}")
             bars.advance(images)
@@ -171,5 +191,5 @@ def _write(image: Tensor, mask: Tensor, names: Sequence[str], stem: Path, pictur
     save_png(indexed(mask) if len(names) > 1 else mask * 255, Path(f"{stem}{SUFFIXES[0]}"))
     if pictures:
         drawn = overlay(image, mask)
-        drawn = with_legend(drawn, names, mask.unique().tolist()) if len(names) > 1 else drawn
+        drawn = with_legend(drawn, names, labels_of(mask)) if len(names) > 1 else drawn
         save_png(drawn, Path(f"{stem}{SUFFIXES[1]}"))

@@ -1,15 +1,15 @@
 """Segmenting an image of any size by overlapping tiles, blended so that no seam shows."""
 
-from collections.abc import Callable
-from itertools import product
+from collections.abc import Callable, Iterator
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..data.images import pad_to_multiple
+from ..data.images import padded_from
 from ..errors import UserError
 
-__all__ = ["check_tiles", "count_tiles", "predict_probabilities"]
+__all__ = ["check_tiles", "count_tiles", "predict_bands", "predict_probabilities"]
 
 
 def check_tiles(tile: int, overlap: int, stride: int) -> None:
@@ -21,7 +21,7 @@ def check_tiles(tile: int, overlap: int, stride: int) -> None:
 
 
 def count_tiles(height: int, width: int, tile: int, overlap: int, stride: int) -> int:
-    """How many tiles `predict_probabilities` runs for an image of that size."""
+    """How many tiles `predict_bands` runs for an image of that size."""
     rows, columns = (_starts(length + -length % stride, tile, overlap) for length in (height, width))
     return len(rows) * len(columns)
 
@@ -37,7 +37,6 @@ def _ramp(size: int, overlap: int) -> Tensor:
     return torch.minimum(rise, rise.flip(0)).clamp(max=1)
 
 
-@torch.inference_mode()
 def predict_probabilities(
     model: nn.Module,
     image: Tensor,
@@ -46,44 +45,68 @@ def predict_probabilities(
     stride: int,
     advance: Callable[[], object] | None = None,
 ) -> Tensor:
+    """Class probabilities of a whole image, ``(K, H, W)``; arguments and errors as of `predict_bands`."""
+    return torch.cat(list(predict_bands(model, image, tile, overlap, stride, advance)), 1)
+
+
+@torch.inference_mode()
+def predict_bands(
+    model: nn.Module,
+    image: Tensor,
+    tile: int,
+    overlap: int,
+    stride: int,
+    advance: Callable[[], object] | None = None,
+    prepare: Callable[[Tensor], Tensor] = lambda window: window,
+) -> Iterator[Tensor]:
     """Class probabilities of an image, computed tile by tile; where tiles overlap, one fades linearly into the other.
 
     A layer-level activation reads the statistics of its whole input, here of the tile. Where memory allows, a tile as
-    large as the image gives what the network computes of the whole.
+    large as the image gives what the network computes of the whole. Beside the image, memory is taken for a row of
+    tiles.
 
     Args:
         model: Network with a dense output, in evaluation mode.
-        image: Normalised, float ``(C, H, W)``, on the network's device.
+        image: ``(C, H, W)``.
         tile: Side of a tile in pixels. An image that fits into one is a single tile, padded to `stride`.
         overlap: Pixels that neighbours share.
         stride: The sides of what goes into the network are multiples of this.
         advance: Called after each tile.
+        prepare: Makes the network's input, normalised float ``(1, C, h, w)`` on its device, from a part of the image,
+            ``(1, C, h, w)``.
 
-    Returns:
-        ``(K, H, W)``; one class gives the probability of the foreground, several theirs, which sum to 1.
+    Yields:
+        Rows of the image from its top to its bottom, ``(K, h, W)``; one class gives the probability of the foreground,
+        several theirs, which sum to 1.
 
     Raises:
         UserError: Tiles that do not fit the network, or a network whose output is not a map.
     """
     check_tiles(tile, overlap, stride)
     height, width = image.shape[-2:]
-    padded = pad_to_multiple(image[None], stride)
-    rows, columns = padded.shape[-2:]
-    size = (min(tile, rows), min(tile, columns))
-    weight = torch.outer(*(_ramp(side, overlap) for side in size)).to(image.device)
-    weights = weight.new_zeros(rows, columns)
-    total: Tensor | None = None
-    for top, left in product(_starts(rows, tile, overlap), _starts(columns, tile, overlap)):
-        window = (..., slice(top, top + size[0]), slice(left, left + size[1]))
-        probabilities = _probabilities(model, padded[window])
-        if total is None:
-            total = weights.new_zeros(len(probabilities), rows, columns)
-        total[window] += weight * probabilities
-        weights[window] += weight
-        if advance is not None:
-            advance()
-    assert total is not None  # there is at least one tile
-    return (total / weights)[:, :height, :width]
+    rows, columns = padded_from(height, width, *(length + -length % stride for length in (height, width)))
+    size = (min(tile, len(rows)), min(tile, len(columns)))
+    weight = torch.outer(*(_ramp(side, overlap) for side in size))
+    sums: Tensor | None = None
+    weights = weight.new_zeros(0)
+    tops, lefts = (_starts(len(side), tile, overlap) for side in (rows, columns))
+    for top, following in zip(tops, [*tops[1:], tops[-1] + size[0]], strict=True):
+        band = image[:, rows[top : top + size[0]]]
+        for left in lefts:
+            window = band[:, :, columns[left : left + size[1]]]
+            probabilities = _probabilities(model, prepare(window[None]))
+            if sums is None:
+                weight = weight.to(probabilities.device)
+                sums = weight.new_zeros(len(probabilities), size[0], len(columns))
+                weights = weight.new_zeros(size[0], len(columns))
+            sums[..., left : left + size[1]] += weight * probabilities
+            weights[:, left : left + size[1]] += weight
+            if advance is not None:
+                advance()
+        assert sums is not None  # there is at least one tile
+        done = following - top  # rows that no tile below reaches
+        yield (sums[:, :done] / weights[:done])[:, : height - top, :width]
+        sums, weights = F.pad(sums[:, done:], (0, 0, 0, done)), F.pad(weights[done:], (0, 0, 0, done))
 
 
 def _probabilities(model: nn.Module, images: Tensor) -> Tensor:
