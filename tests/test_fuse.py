@@ -215,6 +215,51 @@ def test_folded_sequential_leaves_its_input() -> None:
     assert torch.equal(x, kept)
 
 
+@pytest.mark.parametrize("name", ["resnet20_lasilu", "resnet26d_lasilu", "resnet18_lahardsilu"])
+def test_what_was_taken_from_a_folded_convolution_stays_as_it_was(name: str) -> None:
+    model = fuse(network(name).eval(), inference=True)
+    taken: list[Tensor] = []
+    kept: list[Tensor] = []
+
+    def take(_: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+        taken.append(output.detach()[:1] if len(taken) % 2 else output)
+        kept.append(taken[-1].clone())
+
+    with torch.inference_mode():
+        expected = model(images())
+        watched = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
+        watched += [m for m in model.modules() if isinstance(m, nn.Sequential) and isinstance(m[-1], nn.Conv2d)]
+        for module in watched:
+            handle = module.register_forward_hook(take)
+            torch.testing.assert_close(model(images()), expected, rtol=1e-4, atol=1e-4)
+            handle.remove()
+        own = model.conv1 if isinstance(model.conv1, nn.Conv2d) else model.conv1[-1]
+        forward = own.forward
+        own.forward = lambda x: (take(own, (x,), y := forward(x)), y)[1]
+        model(images())
+    assert len(taken) == len(watched) + 1
+    for now, then in zip(taken, kept, strict=True):
+        assert torch.equal(now, then)
+
+
+def test_only_what_nobody_watches_is_overwritten() -> None:
+    """Otherwise folding would need as much memory again."""
+    model = fuse(network().eval(), inference=True)
+    given: list[int] = []
+    conv = model.layer1[0].conv1
+    with torch.inference_mode():
+        handle = model.layer1[0].conv2.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0].data_ptr()))
+        old, made = nn.functional.conv2d, []
+        nn.functional.conv2d = lambda *args, **kwargs: (made.append(old(*args, **kwargs)), made[-1])[1]
+        try:
+            model(images())
+        finally:
+            nn.functional.conv2d = old
+            handle.remove()
+    assert type(conv) is nn.Conv2d
+    assert given[0] == made[1].data_ptr()
+
+
 def losses(model: nn.Module, steps: int) -> Iterator[float]:
     torch.manual_seed(5)
     x, labels = torch.randn(64, 3, 16, 16), torch.randint(0, 5, (64,))

@@ -11,7 +11,7 @@ from .definition import composite
 from .definition.composite import DEFAULT_ALPHA, layer_normalize
 from .definition.normalized import normalized_act
 from .definition.scales import Scale, check_scale, resolve_scale
-from .kernels.dispatch import is_plain, kernels_for
+from .kernels.dispatch import are_of_channels, is_plain, kernels_for
 from .kernels.layer_act import fused_layer_act, recomputed_layer_act
 
 __all__ = ["DEFAULT_ALPHA", "check_scale", "la_hardsilu", "la_silu", "layer_act", "layer_normalize", "normalized_act"]
@@ -59,8 +59,7 @@ def layer_act(
     if isinstance(scale, str):
         resolve_scale(scale)
         kernels = kernels_for(x)
-        if kernels is not None:
-            composite.check_affine(x, weight, bias)
+        if kernels is not None and are_of_channels(x, weight, bias):
             return fused_layer_act(kernels, x, scale, alpha, weight, bias)
         if is_plain(x) and torch.is_grad_enabled():
             return recomputed_layer_act(x, scale, alpha, weight, bias)

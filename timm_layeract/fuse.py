@@ -12,6 +12,7 @@ from itertools import pairwise
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
+import torch
 from timm.models import checkpoint_seq
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import Tensor, nn
@@ -20,8 +21,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from .errors import UserError
 from .layers import LayerAct
 from .layers.batch_norm_act import norm_act
+from .layers.pristine import is_pristine
 
-__all__ = ["Fused", "FusedSequential", "FusedStem", "fuse", "fuses", "shortcut", "unfuse"]
+__all__ = ["Fused", "FusedSequential", "FusedStem", "fuse", "fuses", "shortcut", "skips", "unfuse"]
 
 Model = TypeVar("Model", bound=nn.Module)
 FusedClass = TypeVar("FusedClass", bound=type[nn.Module])
@@ -116,12 +118,12 @@ class FusedSequential(Fused, nn.Sequential):
     """A Sequential whose neighbours (convolution,) BatchNorm, LayerAct run together."""
 
     def forward(self, x: Tensor) -> Tensor:
-        modules, index = list(self), 0
-        while index < len(modules):
-            module, following = modules[index], modules[index + 1] if index + 1 < len(modules) else None
-            folded = index > 0 and type(modules[index - 1]) is nn.Conv2d and type(module) is nn.Identity
+        modules, index = [None, *self, None], 1
+        while index < len(modules) - 1:
+            before, module, following = modules[index - 1 : index + 2]
+            folded = type(before) is nn.Conv2d and type(module) is nn.Identity
             if isinstance(following, LayerAct) and (type(module) is nn.BatchNorm2d or folded):
-                x = norm_act(x, module, following)
+                x = norm_act(x, module, following, source=before)
                 index += 2
             else:
                 x = module(x)
@@ -133,7 +135,7 @@ def shortcut(downsample: nn.Module | None, x: Tensor) -> tuple[Tensor, nn.Module
     """A block's shortcut, and its BatchNorm where that comes last and may wait for the kernel."""
     if downsample is None:
         return x, None
-    if type(downsample) is not nn.Sequential or downsample._forward_hooks or downsample._forward_pre_hooks:
+    if type(downsample) is not nn.Sequential or not len(downsample) or not _may_pass_by(downsample):
         return downsample(x), None
     *layers, norm = downsample
     for layer in layers:
@@ -141,18 +143,30 @@ def shortcut(downsample: nn.Module | None, x: Tensor) -> tuple[Tensor, nn.Module
     return x, norm
 
 
-def _middle(block: Any, x: Tensor, norm: nn.Module, act: nn.Module) -> Tensor:
+def skips(module: nn.Module) -> bool:
+    """Whether a module gives back what it gets, and need not be called."""
+    return type(module) is nn.Identity and _may_pass_by(module)
+
+
+def _may_pass_by(module: nn.Module) -> bool:
+    """Whether nobody expects a call of `module`; a program that is compiled sees all modules."""
+    return not torch.compiler.is_compiling() and is_pristine(module)
+
+
+def _middle(block: Any, conv: nn.Module, x: Tensor, norm: nn.Module, act: nn.Module) -> Tensor:
     """Where a timm block may drop and blur: DropBlock between BatchNorm and activation, anti-aliasing behind."""
-    if isinstance(block.drop_block, nn.Identity):
-        return block.aa(norm_act(x, norm, act))
+    x = conv(x)
+    if skips(block.drop_block):
+        return block.aa(norm_act(x, norm, act, source=conv))
     return block.aa(act(block.drop_block(norm(x))))
 
 
-def _end(block: Any, x: Tensor, norm: nn.Module, act: nn.Module, inputs: Tensor) -> Tensor:
+def _end(block: Any, conv: nn.Module, x: Tensor, norm: nn.Module, act: nn.Module, inputs: Tensor) -> Tensor:
     """The end of a timm block: BatchNorm, attention and stochastic depth if any, shortcut, activation."""
+    x = conv(x)
     residual, residual_norm = shortcut(block.downsample, inputs)
     if block.se is None and block.drop_path is None:
-        return norm_act(x, norm, act, residual, residual_norm)
+        return norm_act(x, norm, act, residual, residual_norm, source=conv)
     x = norm(x)
     if block.se is not None:
         x = block.se(x)
@@ -166,8 +180,8 @@ class FusedBasicBlock(Fused, BasicBlock):
     """timm's `BasicBlock`, fused."""
 
     def forward(self, x: Tensor) -> Tensor:
-        y = _middle(self, self.conv1(x), self.bn1, self.act1)
-        return _end(self, self.conv2(y), self.bn2, self.act2, x)
+        y = _middle(self, self.conv1, x, self.bn1, self.act1)
+        return _end(self, self.conv2, y, self.bn2, self.act2, x)
 
 
 @fuses(Bottleneck)
@@ -175,16 +189,16 @@ class FusedBottleneck(Fused, Bottleneck):
     """timm's `Bottleneck`, fused."""
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.conv2(norm_act(self.conv1(x), self.bn1, self.act1))
-        y = _middle(self, y, self.bn2, self.act2)
-        return _end(self, self.conv3(y), self.bn3, self.act3, x)
+        y = norm_act(self.conv1(x), self.bn1, self.act1, source=self.conv1)
+        y = _middle(self, self.conv2, y, self.bn2, self.act2)
+        return _end(self, self.conv3, y, self.bn3, self.act3, x)
 
 
 class FusedStem(Fused, ResNet):
     """Mixin of a fused `ResNet`: its stem, as its blocks see to themselves."""
 
     def forward_features(self, x: Tensor) -> Tensor:
-        x = self.maxpool(norm_act(self.conv1(x), self.bn1, self.act1))
+        x = self.maxpool(norm_act(self.conv1(x), self.bn1, self.act1, source=self.conv1))
         stages = [self.layer1, self.layer2, self.layer3, self.layer4]
         if self.grad_checkpointing:
             return checkpoint_seq(stages, x, flatten=True)

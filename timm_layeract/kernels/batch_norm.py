@@ -138,11 +138,11 @@ def _gather(group: Any, count: float, mean: Tensor, squares: Tensor) -> tuple[fl
 
 def _is_plain(norm: BatchNorm, residual_norm: BatchNorm | None, parameters: tuple[Tensor | None, ...]) -> bool:
     """Whether one process does it all, and in float32 where it remembers."""
-    tensors, group = [*parameters, norm.mean, norm.var], norm.group
+    tensors, group = (*parameters, norm.mean, norm.var), norm.group
     if residual_norm is not None:
-        tensors += [residual_norm.mean, residual_norm.var]
+        tensors += residual_norm.mean, residual_norm.var
         group = group or residual_norm.group
-    return group is None and all(t is None or (t.dtype == torch.float32 and t.is_contiguous()) for t in tensors)
+    return group is None and all(t is None or t.dtype is torch.float32 for t in tensors)
 
 
 class _FusedBatchNormLayerAct(torch.autograd.Function):

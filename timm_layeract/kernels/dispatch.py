@@ -12,13 +12,25 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
-from ..compat.torch import transformed
+from ..compat.torch import is_unwrapped, transformed, watched
 from ..errors import UserError, did_you_mean
 from . import compiled, cpu, triton
 from .measured import ON_GPU
 
-__all__ = ["VARIABLE", "Backend", "backend_for", "is_plain", "kernels_for", "lie_as", "memory_format", "use_backend"]
+__all__ = [
+    "VARIABLE",
+    "Backend",
+    "are_of_channels",
+    "backend_for",
+    "is_alike",
+    "is_plain",
+    "kernels_for",
+    "lie_as",
+    "memory_format",
+    "use_backend",
+]
 
 Backend = Literal["composite", "compiled", "cpu", "triton"]
 VARIABLE = "LAYERACT_BACKEND"
@@ -74,14 +86,51 @@ def backend_for(x: Tensor) -> Backend:
     name = _forced or ("cpu" if on_cpu else ON_GPU)
     if name == "composite" or (name == "cpu" and not on_cpu):
         return "composite"
-    if x.dtype not in _KERNELS[name].DTYPES or not _KERNELS[name].available(x):
+    if x.dtype not in _KERNELS[name].DTYPES or not _is_allocated(x) or not _KERNELS[name].available(x):
         return "composite"
     return name  # type: ignore[return-value]
 
 
 def is_plain(x: Tensor) -> bool:
     """Whether `x` is a tensor as it is, of which nobody follows the operations: no compiler, no transformation."""
-    return not torch.compiler.is_compiling() and type(x) in (Tensor, torch.nn.Parameter) and not _transformed()
+    return not torch.compiler.is_compiling() and not _followed() and is_unwrapped(x)
+
+
+def _is_allocated(x: Tensor) -> bool:
+    """Whether a tensor of any numbers has memory (a sharded one may have given it back), where its dtype may lie."""
+    address = x.data_ptr()
+    return address != 0 and address % x.itemsize == 0
+
+
+def is_alike(x: Tensor, r: Tensor) -> bool:
+    """Whether a kernel that takes `x` takes `r` beside it: of its shape, dtype, device and memory order."""
+    return (
+        r.dtype is x.dtype
+        and is_unwrapped(r)
+        and r.get_device() == x.get_device()
+        and r.shape == x.shape
+        and memory_format(r) is memory_format(x)
+        and _is_allocated(r)
+    )
+
+
+def are_of_channels(x: Tensor, *tensors: Tensor | None) -> bool:
+    """Whether all that are there hold one number a channel of `x`, where kernels find it, in its dtype or float32."""
+    channels, device, dtype = x.shape[1], x.get_device(), x.dtype
+    for t in tensors:
+        if t is not None and not (
+            (type(t) is Parameter or type(t) is Tensor)
+            and (t.dtype is torch.float32 or t.dtype is dtype)
+            and t.get_device() == device
+            and t.numel() == channels
+            and t.dim() == 1
+            and t.is_contiguous()
+            and not t.is_neg()
+            and (address := t.data_ptr())  # a tensor on "meta", or whose memory was given back, is nowhere
+            and not address & 3
+        ):
+            return False
+    return True
 
 
 def kernels_for(x: Tensor) -> ModuleType | None:
@@ -106,9 +155,10 @@ def lie_as(x: Tensor, g: Tensor) -> Tensor:
     """`g` in the memory order of `x`, copied where it lies otherwise."""
     order = memory_format(x)
     assert order is not None, "kernels take dense tensors only"
-    return g.contiguous(memory_format=order)
+    g = g.contiguous(memory_format=order)
+    return g if _is_allocated(g) else g.clone()
 
 
-def _transformed() -> bool:
-    """Whether vmap, jvp and the like, forward-mode derivatives or a tracer look at the operations."""
-    return transformed() or torch.jit.is_tracing()
+def _followed() -> bool:
+    """Whether vmap, jvp and the like, forward-mode derivatives, a mode or a tracer look at the operations."""
+    return transformed() or watched() or torch.jit.is_tracing()

@@ -1,6 +1,7 @@
 """BatchNorm, an optional residual and LayerAct as one step: in one pass where kernels can, else one after the other."""
 
-from typing import Any
+from types import ModuleType
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -8,11 +9,14 @@ from torch import Tensor, nn
 from ..definition.composite import DEFAULT_ALPHA
 from ..definition.scales import Scale
 from ..kernels import batch_norm as fused
-from ..kernels.dispatch import kernels_for, memory_format
+from ..kernels.dispatch import are_of_channels, is_alike, kernels_for
 from ..kernels.layer_act import fused_layer_act
 from .layer_act import LAHardSiLU, LASiLU, LayerAct
+from .pristine import is_pristine
 
 __all__ = ["BatchNormLayerAct2d", "norm_act"]
+
+_ACTIVATIONS = frozenset((LayerAct, LASiLU, LAHardSiLU))
 
 
 class BatchNormLayerAct2d(nn.BatchNorm2d):
@@ -47,16 +51,27 @@ class BatchNormLayerAct2d(nn.BatchNorm2d):
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         self._check_input_dim(x)
-        return _apply(x, self, self.act, residual, None, super().forward)
+        kernels, act = kernels_for(x), self.act
+        if kernels is not None and _is_layer_act(act) and (residual is None or is_alike(x, residual)):
+            done = _fused(kernels, x, self, act, residual, None)
+            if done is not None:
+                return done
+        z = super().forward(x)
+        return act(z if residual is None else z + residual)
 
 
 def norm_act(
-    x: Tensor, norm: nn.Module, act: nn.Module, residual: Tensor | None = None, residual_norm: nn.Module | None = None
+    x: Tensor,
+    norm: nn.Module,
+    act: nn.Module,
+    residual: Tensor | None = None,
+    residual_norm: nn.Module | None = None,
+    source: nn.Module | None = None,
 ) -> Tensor:
     """``act(norm(x) + residual_norm(residual))`` for any modules, by the fused kernels where they compute it.
 
     They do for a BatchNorm and a LayerAct of this package whose scale has a name, for inputs that
-    `kernels.backend_for` gives to one of them, unless a hook waits for what passes between the modules.
+    `kernels.backend_for` gives to one of them, if all modules are pristine (`is_pristine`).
 
     Args:
         x: ``(N, C, *)``.
@@ -64,87 +79,117 @@ def norm_act(
         act: Module that takes the sum.
         residual: Of the shape of x; None for none.
         residual_norm: Module that the residual goes through; None for none.
+        source: Module that has just made x. Where that is a convolution that nobody watches, and `norm` is folded into
+            it, x is overwritten if no gradient is kept.
     """
-    return _apply(x, norm, act, residual, residual_norm, norm)
-
-
-def _apply(
-    x: Tensor,
-    norm: nn.Module,
-    act: nn.Module,
-    residual: Tensor | None,
-    residual_norm: nn.Module | None,
-    plain_norm: Any,
-) -> Tensor:
-    kernels = kernels_for(x) if _is_fusible_act(act) else None
-    if isinstance(residual_norm, nn.Identity):
-        residual_norm = None
-    if kernels is not None and isinstance(norm, nn.Identity) and residual_norm is None:
-        # The BatchNorm is folded into the convolution, whose output nobody else reads.
-        if residual is not None:
-            x = x + residual if torch.is_grad_enabled() else x.add_(residual)
-        return fused_layer_act(kernels, x, act.scale, act.alpha, act.weight, act.bias, inplace=True)  # type: ignore[arg-type]
-    if kernels is not None and hasattr(kernels, "norm_act_stats") and _is_fusible(x, norm, residual, residual_norm):
-        return fused.fused_batch_norm_layer_act(
-            kernels,
-            x,
-            _batch_norm(norm),  # type: ignore[arg-type]
-            act.scale,  # type: ignore[arg-type]
-            act.alpha,  # type: ignore[arg-type]
-            act.weight,  # type: ignore[arg-type]
-            act.bias,  # type: ignore[arg-type]
-            residual,
-            None if residual_norm is None else _batch_norm(residual_norm),  # type: ignore[arg-type]
-        )
-    z = plain_norm(x)
+    kernels = kernels_for(x)
+    if kernels is not None and _is_layer_act(act) and (residual is None or is_alike(x, residual)):
+        if type(residual_norm) is nn.Identity and is_pristine(residual_norm):
+            residual_norm = None
+        if type(norm) is nn.Identity:
+            if residual_norm is None and is_pristine(norm) and are_of_channels(x, *_affine(act)):
+                return _after_nothing(kernels, x, act, residual, source)
+        elif _is_batch_norm_of(norm, x) and (residual_norm is None or _is_batch_norm_of(residual_norm, x)):
+            done = _fused(kernels, x, norm, act, residual, residual_norm)
+            if done is not None:
+                return done
+    z = norm(x)
     if residual is not None:
         z = z + (residual if residual_norm is None else residual_norm(residual))
     return act(z)
 
 
-def _is_fusible_act(act: nn.Module) -> bool:
-    return type(act) in (LayerAct, LASiLU, LAHardSiLU) and isinstance(act.scale, str) and not _has_hooks(act)
+def _is_layer_act(act: nn.Module) -> TypeGuard[LayerAct]:
+    """Whether this is an activation that kernels know, with nobody watching it."""
+    return type(act) in _ACTIVATIONS and type(act.scale) is str and is_pristine(act)
 
 
-def _is_fusible(x: Tensor, norm: nn.Module, residual: Tensor | None, residual_norm: nn.Module | None) -> bool:
-    """Whether BatchNorms of known kind meet tensors that lie alike, with nothing watching between."""
-    norms = [norm] if residual_norm is None else [norm, residual_norm]
-    if any(type(n) not in (nn.BatchNorm2d, nn.SyncBatchNorm, BatchNormLayerAct2d) or _has_hooks(n) for n in norms):
-        return False
-    if residual is not None and (
-        residual.shape != x.shape or residual.dtype != x.dtype or memory_format(residual) != memory_format(x)
-    ):
-        return False
-    return x.numel() > x.shape[1]  # the batch of one value a channel is refused by BatchNorm itself
+def _is_batch_norm_of(norm: nn.Module, x: Tensor) -> TypeGuard[nn.BatchNorm2d | nn.SyncBatchNorm]:
+    """Whether this is a BatchNorm, with nobody watching it, that takes the dimensions of x."""
+    kind = type(norm)
+    return ((kind is nn.BatchNorm2d and x.dim() == 4) or kind is nn.SyncBatchNorm) and is_pristine(norm)
 
 
-def _has_hooks(module: nn.Module) -> bool:
-    # Those of a BatchNormLayerAct2d itself see its input and output, and run.
-    if isinstance(module, BatchNormLayerAct2d):
-        return False
-    return bool(
-        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+def _after_nothing(
+    kernels: ModuleType, x: Tensor, act: LayerAct, residual: Tensor | None, source: nn.Module | None
+) -> Tensor:
+    """``act(x + residual)``, where x, if nobody else has it, may be overwritten."""
+    own = source is not None and _is_convolution(source)
+    if residual is not None:
+        x = x.add_(residual) if own and not torch.is_grad_enabled() else x + residual
+        own = True
+    return fused_layer_act(kernels, x, act.scale, act.alpha, *_affine(act), inplace=own)  # type: ignore[arg-type]
+
+
+def _is_convolution(source: nn.Module) -> bool:
+    """Whether a call's result comes straight from a convolution, and nothing on the way keeps it."""
+    while type(source) is nn.Sequential and len(source) and is_pristine(source):
+        source = source[-1]
+    return type(source) is nn.Conv2d and is_pristine(source)
+
+
+def _fused(
+    kernels: ModuleType,
+    x: Tensor,
+    norm: nn.BatchNorm2d | nn.SyncBatchNorm,
+    act: LayerAct,
+    residual: Tensor | None,
+    residual_norm: nn.BatchNorm2d | nn.SyncBatchNorm | None,
+) -> Tensor | None:
+    """All of it by `kernels`; None where they do not do that, or do not take some parameter as it lies."""
+    affine, own = _affine(act), _tensors(norm)
+    other = () if residual_norm is None else _tensors(residual_norm)
+    # BatchNorm itself refuses a batch of one value a channel.
+    if not hasattr(kernels, "norm_act_stats") or x.numel() <= x.shape[1]:
+        return None
+    if not are_of_channels(x, *affine, *own, *other):
+        return None
+    return fused.fused_batch_norm_layer_act(
+        kernels,
+        x,
+        _batch_norm(norm, *own),
+        act.scale,  # type: ignore[arg-type]
+        act.alpha,
+        *affine,
+        residual,
+        None if residual_norm is None else _batch_norm(residual_norm, *other),
     )
 
 
-def _batch_norm(norm: nn.BatchNorm2d | nn.SyncBatchNorm) -> fused.BatchNorm:
-    """What a BatchNorm module does in this call; counts the batch, as its own forward would."""
-    momentum = 0.0 if norm.momentum is None else norm.momentum
-    if norm.training and norm.track_running_stats and norm.num_batches_tracked is not None:
-        norm.num_batches_tracked.add_(1)
-        if norm.momentum is None:
-            momentum = 1.0 / float(norm.num_batches_tracked)
-    tracked = not norm.training or norm.track_running_stats
+def _affine(module: Any) -> tuple[Tensor | None, Tensor | None]:
+    """Weight and bias, from where they are kept: as an attribute each takes longer than a check of it."""
+    own = module._parameters
+    try:
+        return own["weight"], own["bias"]
+    except KeyError:  # a copy for one of several devices, or a shard: plain attributes stand in their places
+        return module.weight, module.bias
+
+
+def _tensors(norm: nn.BatchNorm2d | nn.SyncBatchNorm) -> tuple[Tensor | None, ...]:
+    """Weight, bias, running mean and variance."""
+    buffers = norm._buffers
+    return *_affine(norm), buffers["running_mean"], buffers["running_var"]
+
+
+def _batch_norm(
+    norm: nn.BatchNorm2d | nn.SyncBatchNorm,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor | None,
+    var: Tensor | None,
+) -> fused.BatchNorm:
+    """What a BatchNorm module of these tensors does in this call; counts the batch, as its own forward would."""
+    training, momentum = norm.training, 0.0 if norm.momentum is None else norm.momentum
+    if training and norm.track_running_stats:
+        count = norm._buffers["num_batches_tracked"]
+        if count is not None:
+            count.add_(1)
+            if norm.momentum is None:
+                momentum = 1.0 / float(count)
     group = None
-    if isinstance(norm, nn.SyncBatchNorm) and norm.training and torch.distributed.is_initialized():
+    if isinstance(norm, nn.SyncBatchNorm) and training and torch.distributed.is_initialized():
         group = norm.process_group or torch.distributed.group.WORLD
-    return fused.BatchNorm(
-        norm.weight,
-        norm.bias,
-        norm.running_mean if tracked else None,
-        norm.running_var if tracked else None,
-        norm.training or norm.running_mean is None,
-        momentum,
-        norm.eps,
-        group,
-    )
+    by_batch = training or mean is None
+    if training and not norm.track_running_stats:
+        mean = var = None
+    return fused.BatchNorm(weight, bias, mean, var, by_batch, momentum, norm.eps, group)

@@ -14,7 +14,7 @@ from timm.models import checkpoint_seq
 from torch import Tensor, nn
 
 from ..compat.timm import feature_take_indices, get_device_dtype
-from ..fuse import Fused, fuses
+from ..fuse import Fused, fuses, skips
 from ..layers.batch_norm_act import norm_act
 from ._builder import NORMALIZED, register_variants
 from ._staged import Staged
@@ -76,9 +76,10 @@ class FusedCifarBlock(Fused, CifarBlock):
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = self.shortcut(x)
-        x = self.conv2(norm_act(self.conv1(x), self.bn1, self.act1))
-        if isinstance(self.drop_path, nn.Identity):
-            return norm_act(x, self.bn2, self.act2, shortcut)
+        conv1, conv2 = self.conv1, self.conv2
+        x = conv2(norm_act(conv1(x), self.bn1, self.act1, source=conv1))
+        if skips(self.drop_path):
+            return norm_act(x, self.bn2, self.act2, shortcut, source=conv2)
         return self.act2(self.drop_path(self.bn2(x)) + shortcut)
 
 
@@ -249,7 +250,7 @@ class FusedResNetCifar(Fused, ResNetCifar):
     """`ResNetCifar` with a fused stem."""
 
     def stem(self, x: Tensor) -> Tensor:
-        return norm_act(self.conv1(x), self.bn1, self.act1)
+        return norm_act(self.conv1(x), self.bn1, self.act1, source=self.conv1)
 
 
 DEPTHS = (20, 32, 44, 56, 110)

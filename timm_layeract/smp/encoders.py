@@ -42,7 +42,7 @@ class FusedResNetEncoder(Fused, ResNetEncoder):
     """SMP's `ResNetEncoder`, its stem fused."""
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        features = [x, norm_act(self.conv1(x), self.bn1, self.relu)]
+        features = [x, norm_act(self.conv1(x), self.bn1, self.relu, source=self.conv1)]
         x = self.maxpool(features[-1])
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4)[: self._depth - 1]:
             x = stage(x)
@@ -55,8 +55,8 @@ class FusedTorchvisionBasicBlock(Fused, BasicBlock):
     """torchvision's `BasicBlock`, fused."""
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.conv2(norm_act(self.conv1(x), self.bn1, self.relu))
-        return norm_act(y, self.bn2, self.relu, *shortcut(self.downsample, x))
+        y = self.conv2(norm_act(self.conv1(x), self.bn1, self.relu, source=self.conv1))
+        return norm_act(y, self.bn2, self.relu, *shortcut(self.downsample, x), source=self.conv2)
 
 
 @fuses(Bottleneck)
@@ -64,9 +64,9 @@ class FusedTorchvisionBottleneck(Fused, Bottleneck):
     """torchvision's `Bottleneck`, fused."""
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.conv2(norm_act(self.conv1(x), self.bn1, self.relu))
-        y = self.conv3(norm_act(y, self.bn2, self.relu))
-        return norm_act(y, self.bn3, self.relu, *shortcut(self.downsample, x))
+        y = self.conv2(norm_act(self.conv1(x), self.bn1, self.relu, source=self.conv1))
+        y = self.conv3(norm_act(y, self.bn2, self.relu, source=self.conv2))
+        return norm_act(y, self.bn3, self.relu, *shortcut(self.downsample, x), source=self.conv3)
 
 
 @fuses(Conv2dReLU)

@@ -15,6 +15,7 @@ from torch import nn
 from ..checkpoints.fingerprint import describe_activation
 from ..checkpoints.save import FINGERPRINT_KEY, SWAP_MARK
 from ..compat.timm import update_model_args
+from ..compat.torch import HOOKS
 from ..layers import NormalizedAct
 from ..registry import ActivationFactory, activation_factory, with_alpha
 from .dataflow import DataFlow
@@ -194,13 +195,6 @@ def _make(factory: ActivationFactory, site: Site, model: nn.Module) -> nn.Module
     return new.train((old if old is not None else site.parent).training)
 
 
-_HOOKS = (
-    *("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"),
-    *("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs"),
-    *("_backward_hooks", "_backward_pre_hooks"),
-)
-
-
 def _commit(model: nn.Module, sites: list[Site], classes: dict[int, type[nn.Module]]) -> None:
     called_still = {(id(site.parent), site.shared) for site in sites if site.reason is not None}
     for site in (site for site in sites if site.reason is None):
@@ -225,7 +219,7 @@ def _commit(model: nn.Module, sites: list[Site], classes: dict[int, type[nn.Modu
 
 def _move_hooks(old: nn.Module, new: nn.Module) -> None:
     new._is_full_backward_hook = old._is_full_backward_hook
-    for name in _HOOKS:
+    for name in HOOKS:
         mine, theirs = vars(new)[name], vars(old)[name]
         if mine and theirs:  # a lazy module has one of its own, which it removes by its handle
             mine.update(theirs)
