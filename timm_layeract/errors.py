@@ -6,7 +6,7 @@ from collections.abc import Iterable
 __all__ = ["UserError", "WriteError", "did_you_mean"]
 
 
-FEW = 40  # names that fit into a message
+ROOM = 120  # characters of a message that names may take
 
 
 class UserError(ValueError):
@@ -21,9 +21,10 @@ class WriteError(OSError):
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Close names as a hint, "did you mean 'a' or 'b'?", or all the known ones where none is close and they are few."""
-    known = list(known)
+    """Close names as a hint, "did you mean 'a' or 'b'?", or all there are where none is close and there is room."""
+    known = sorted(known)
     close = difflib.get_close_matches(name, known, n=3)
     if close:
         return f"did you mean {' or '.join(map(repr, close))}?"
-    return f"known are {', '.join(sorted(known))}." if len(known) <= FEW else f"none of {len(known)} is close."
+    shown = ", ".join(known)
+    return f"known are {shown}." if len(shown) <= ROOM else f"none of the {len(known)} names is close."

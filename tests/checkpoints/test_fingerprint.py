@@ -138,10 +138,10 @@ def test_check_passes_the_same_and_refuses_another() -> None:
         check_fingerprint(activation_fingerprint(model), relu, "some.safetensors")
     message = str(caught.value)
     assert message.startswith("some.safetensors holds weights for other activations than this model runs, at 7 site(s)")
-    for site in range(5):
+    for site in range(2):
         assert f"{site}: LASiLU(alpha=1e-05) expected, ReLU() found" in message
-    assert "; and 2 more." in message
-    assert "5: " not in message
+    assert "; and 5 more." in message
+    assert "2: " not in message
     assert "act_layer" in message
     assert "\n" not in message
 

@@ -1,5 +1,6 @@
 """The command line: it teaches, it trains, and a user's mistake is one line and exit code 2."""
 
+import errno
 import json
 import subprocess
 import sys
@@ -14,7 +15,8 @@ import timm_layeract
 from tests.data.test_sources import parquet
 from timm_layeract import cli
 from timm_layeract.data.sources import ImageSplit
-from timm_layeract.training import run
+from timm_layeract.errors import UserError
+from timm_layeract.training import run, runs
 from timm_layeract.training.recipe import list_recipes
 from timm_layeract.training.runs import list_runs
 
@@ -228,3 +230,51 @@ def test_importing_registers_names_and_needs_nothing_but_torch_and_timm() -> Non
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[] True"
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "says"),
+    [
+        (UserError("x" * 3000 + " is too long"), 2, "x is too long"),
+        (OSError(errno.ENOSPC, "No space left on device", "out"), 1, "No space left on device"),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory", "/proc/x"), 2, "No such file"),
+        (
+            ZeroDivisionError("several\nlines"),
+            1,
+            "ZeroDivisionError: several lines (`layeract --debug ...` shows where.)",
+        ),
+        (KeyboardInterrupt(), 130, ""),
+    ],
+)
+def test_whatever_goes_wrong_is_one_line_and_a_code(
+    error: BaseException, code: int, says: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(folder: Path) -> None:
+        raise error
+
+    monkeypatch.setattr(runs, "runs_table", fail)
+    found, _, err = layeract("runs", capsys=capsys)
+    assert found == code
+    assert says in err
+    assert len(err) <= 300
+    assert err.count("\n") <= 1
+
+
+def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["layeract", "--debug", "info", "nosuch"])
+    with pytest.raises(UserError, match="no trained weights"):
+        cli.main()
+
+
+def test_a_run_of_which_nothing_comes_leaves_nothing(
+    tmp_path: Path, digits: ImageSplit, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "data").mkdir()
+    parquet(tmp_path / "data", digits, {"train": 64, "test": 10})
+    output = tmp_path / "new" / "run"
+    arguments = ["-m", "resnet20", "-d", str(tmp_path / "data"), "-r", "cifar10_fast", "--epochs", "2", "--lr", "1e30"]
+    arguments += ["--batch-size", "8", "--set", "warmup=0"]
+    code, _, err = layeract("train", *arguments, "-o", str(output), capsys=capsys)
+    assert code == 2
+    assert "not finite" in err
+    assert not output.parent.exists()

@@ -61,7 +61,7 @@ def test_what_is_refused(tmp_path: Path, digits: ImageSplit) -> None:
         ReleasedSets(tmp_path, digits.classes, (8, 8))
     five = arrays(tmp_path, digits)
     sets = ReleasedSets(tmp_path, digits.classes, (8, 8))
-    with pytest.raises(UserError, match="has no frost; it has fog"):
+    with pytest.raises(UserError, match="has no frost; known are fog"):
         sets.load("frost", 1)
     with pytest.raises(UserError, match="should hold uint8 images of 32x32x3"):
         ReleasedSets(tmp_path, digits.classes, (32, 32)).load("fog", 1)

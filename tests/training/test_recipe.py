@@ -25,10 +25,12 @@ def test_paper_recipe_runs_64000_iterations() -> None:
     assert (recipe.lr, recipe.weight_decay, recipe.momentum, recipe.nesterov) == (0.1, 1e-4, 0.9, False)
 
 
-def test_overrides_replace_and_none_does_not() -> None:
-    recipe = load_recipe("cifar10_fast", epochs=3, lr=None, milestones=[0.25])
+def test_overrides_replace() -> None:
+    recipe = load_recipe("cifar10_fast", epochs=3, milestones=[0.25])
     assert recipe.epochs == 3
     assert recipe.lr == load_recipe("cifar10_fast").lr
+    with pytest.raises(UserError, match="seed must be a whole number, got None"):
+        load_recipe("cifar10_fast", seed=None)
     assert recipe.milestones == (0.25,)
     shorter = load_recipe("cifar10_resnet", epochs=3)
     assert (shorter.epochs, shorter.steps) == (3, None)

@@ -15,14 +15,51 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import BinaryIO
 
-from ..errors import WriteError
+from ..errors import UserError, WriteError
 
-__all__ = ["copy_whole", "is_partial", "make_folder", "remove_empty", "rename", "staging", "write_whole", "writing"]
+__all__ = [
+    "check_file",
+    "check_folder",
+    "copy_whole",
+    "is_partial",
+    "make_folder",
+    "remove_empty",
+    "rename",
+    "staging",
+    "write_whole",
+    "writing",
+]
 
 PARTIAL = ".partial"
 SHOWN = 50  # characters of a name that its partial file shows: a name in a folder has room for 255 bytes
 # What file systems answer that know no syncing of folders, as some across a network.
 NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EBADF)
+
+
+def check_folder(folder: Path, option: str = "--output") -> None:
+    """Refuse (UserError) a folder that could not be made or written into, before there is anything to write."""
+    shown = f"{str(folder)[:80]!r}"
+    place = folder.absolute()
+    while True:
+        try:
+            place.lstat()
+            break
+        except (FileNotFoundError, NotADirectoryError):
+            place = place.parent
+        except (OSError, ValueError) as error:  # a name too long, a loop of links, a null character
+            raise UserError(f"{option} {shown} is no folder: {getattr(error, 'strerror', None) or error}.") from error
+    if not place.is_dir():
+        kind = "a file" if place.exists() else "a broken link"
+        raise UserError(f"{place} is {kind}; give {option} a folder.")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise UserError(f"{option} {shown}: {place} may not be written to.")
+
+
+def check_file(path: Path, option: str = "--output") -> None:
+    """Refuse (UserError) a file that could not be written, before there is anything to write."""
+    check_folder(path.parent, option)
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; give {option} a file.")
 
 
 @contextmanager

@@ -122,11 +122,11 @@ def check_fingerprint(expected: Mapping[str, str], model: nn.Module, source: str
         source: Where the checkpoint comes from, for the message.
 
     Raises:
-        ActivationMismatchError: Names the sites that differ (the first five of many).
+        ActivationMismatchError: Names the sites that differ (the first two of many).
     """
     mismatches = fingerprint_mismatches(expected, activation_fingerprint(model))
     if mismatches:
-        shown = "; ".join(mismatches[:5]) + (f"; and {len(mismatches) - 5} more" if len(mismatches) > 5 else "")
+        shown = "; ".join(mismatches[:2]) + (f"; and {len(mismatches) - 2} more" if len(mismatches) > 2 else "")
         raise ActivationMismatchError(
             f"{source} holds weights for other activations than this model runs, at {len(mismatches)} site(s): "
             f"{shown}. Build the architecture and act_layer that it was saved with."

@@ -1,5 +1,7 @@
 """The `layeract` command: one file a group of subcommands, each subcommand one call into the package."""
 
+import errno
+import re
 import sys
 from typing import Any, NoReturn
 
@@ -15,6 +17,11 @@ EXTRAS = {
     "tokenizers": "text",
 }
 
+MISTAKE, FAILED, INTERRUPTED = 2, 1, 130  # exit codes
+WRONG_PATHS = (FileNotFoundError, NotADirectoryError, IsADirectoryError, FileExistsError, PermissionError)
+WRONG_NAMES = (errno.ENAMETOOLONG, errno.ELOOP)
+LONGEST, SHORT = 280, 200  # characters of what is said, and of an error of a library in it
+
 
 def __getattr__(name: str) -> Any:
     """`app`, imported when it is asked for, as typer may be missing."""
@@ -26,22 +33,45 @@ def __getattr__(name: str) -> Any:
 
 
 def main() -> NoReturn:
-    """Run the command line: a fault is one line on standard error, and exit code 2, or 1 if the disk is to blame."""
+    """Run the command line. What goes wrong is one line on standard error; `--debug` shows the traceback instead.
+
+    Exit codes: 2 for what the user can mend, 1 for what failed outside (a full disk, the network), 130 for Ctrl-C.
+    """
     reuse_freed_memory()
+    debug = "--debug" in sys.argv[1:2]
     try:
         from .commands import app
 
         app(standalone_mode=True)
+    except KeyboardInterrupt:
+        _stop("stopped.", INTERRUPTED)
     except UserError as error:
-        print(f"layeract: {error}", file=sys.stderr)
-        sys.exit(2)
-    except WriteError as error:
-        print(f"layeract: {error}", file=sys.stderr)
-        sys.exit(1)
-    except ModuleNotFoundError as error:
-        extra = EXTRAS.get((error.name or "").split(".")[0])
-        if extra is None:
+        if debug:
             raise
-        print(f"layeract: this needs {error.name}: pip install 'timm-layeract[{extra}]'", file=sys.stderr)
-        sys.exit(2)
+        _stop(str(error), MISTAKE)
+    except Exception as error:
+        if debug:
+            raise
+        _stop(*_described(error))
     sys.exit(0)
+
+
+def _described(error: Exception) -> tuple[str, int]:
+    """What to say of an error that nothing has put into words, and the exit code."""
+    if isinstance(error, ModuleNotFoundError):
+        extra = EXTRAS.get((error.name or "").split(".")[0])
+        if extra is not None:
+            return f"this needs {error.name}: pip install 'timm-layeract[{extra}]'", MISTAKE
+    said = " ".join(str(error).split())[:SHORT] or "no message"
+    if isinstance(error, WriteError):
+        return said, FAILED
+    if isinstance(error, OSError):
+        return f"{said}.", MISTAKE if isinstance(error, WRONG_PATHS) or error.errno in WRONG_NAMES else FAILED
+    return f"{type(error).__name__}: {said} (`layeract --debug ...` shows where.)", FAILED
+
+
+def _stop(said: str, code: int) -> NoReturn:
+    """Say it in one line that fits a terminal, with what it quotes shortened in the middle, and exit."""
+    line = re.sub(r"\S{100,}", lambda found: f"{found[0][:50]}...{found[0][-30:]}", " ".join(said.split()))
+    print(f"layeract: {line if len(line) <= LONGEST else line[: LONGEST - 3] + '...'}", file=sys.stderr)
+    sys.exit(code)

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from ..training.options import Adaptation, Execution, RunOptions
-from .options import NAMES, with_options
+from .options import NAMES, output_folder, with_options
 
 
 @with_options("task")  # which the network decides
@@ -15,7 +15,7 @@ def adapt(
     adaptation: Adaptation,
     options: RunOptions,
     execution: Execution,
-    output: Annotated[Path, typer.Option("--output", "-o", help="New folder for the model and the report.")],
+    output: Annotated[Path, output_folder("New folder for the model and the report.")],
 ) -> None:
     """Turn a trained network into one with another activation, in a few epochs.
 

@@ -6,26 +6,30 @@ from typing import Annotated
 import typer
 
 from .evaluation import Limit, Models, Seeds
-from .options import Data, Digits, parse_numbers
+from .options import Data, Digits, output_folder, parse_names, parse_numbers
 
 app = typer.Typer(
-    no_args_is_help=True,
     help="The papers' analyses, each written as JSON and PNG. Example: `layeract analyze shapes -o analyses`",
 )
-Folder = Annotated[Path, typer.Option("--output", "-o", help="Folder for the JSON and PNG files.")]
+Folder = Annotated[Path, output_folder("Folder for the JSON and PNG files.")]
 Names = Annotated[str | None, typer.Option(help="Only these activations, with commas.")]
 Images = Annotated[int, typer.Option("--limit", min=2, help="Number of images, which run at once.")]
 
 
 @app.command("one-layer")
-def one_layer(output: Folder, data: Digits = None, activations: Names = None, epochs: str = "1,40") -> None:
+def one_layer(
+    output: Folder,
+    data: Digits = None,
+    activations: Names = None,
+    epochs: Annotated[str, typer.Option(help="Epochs after which to look, with commas.")] = "1,40",
+) -> None:
     """Mean activations and fluctuation under noise, one layer of 512 units (v3, Figures 2, 3, 6, 7).
 
     Example: `layeract analyze one-layer -o analyses --activations relu,silu,lasilu`
     """
     from ..analysis.one_layer import one_layer
 
-    one_layer(output, _names(activations), data, parse_numbers("--epochs", epochs))
+    one_layer(output, parse_names("--activations", activations), data, parse_numbers("--epochs", epochs))
     _written(output)
 
 
@@ -46,8 +50,8 @@ def balance(
     output: Folder,
     data: Digits = None,
     activations: Names = None,
-    runs: Annotated[int, typer.Option(min=1, help="Seeds for each network.")] = 5,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the digits.")] = 80,
+    runs: Annotated[int, typer.Option(min=1, max=1000, help="Seeds for each network.")] = 5,
+    epochs: Annotated[int, typer.Option(min=1, max=10**6, help="Passes over the digits.")] = 80,
 ) -> None:
     """Correlation of the summed activation scale with the training loss (v1, Figure 2).
 
@@ -55,7 +59,7 @@ def balance(
     """
     from ..analysis.balance import balance
 
-    balance(output, _names(activations), runs=runs, epochs=epochs, data=data)
+    balance(output, parse_names("--activations", activations), runs=runs, epochs=epochs, data=data)
     _written(output)
 
 
@@ -112,10 +116,6 @@ def curves(runs: Annotated[list[Path], typer.Argument(help="Folders of `layeract
 
     curves(runs, output)
     _written(output)
-
-
-def _names(activations: str | None) -> list[str]:
-    return activations.split(",") if activations else []
 
 
 def _written(output: Path) -> None:

@@ -40,8 +40,12 @@ def print_version(asked: bool) -> None:
 
 @app.callback()
 def common(
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of what goes wrong, not one line.")
+    ] = False,
     asked: Annotated[
         bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print versions and exit.")
     ] = False,
 ) -> None:
     """Layer-level activations for timm: train, tune and use networks that run them, get and publish trained ones."""
+    # `--debug` is read by `cli.main`, which is there before typer is.

@@ -1,5 +1,6 @@
 """`layeract evaluate`, `robustness`, `corrupt`, `significance`, `shifts`. Thin: each is one call into the package."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -7,33 +8,45 @@ import typer
 
 from ..errors import UserError
 from ..robustness.corruptions.constants import QUICK_CATEGORY, QUICK_IMAGES
-from .options import NAMES, Data, DataName, ImageColumn, LabelColumn, parse_numbers
+from .options import (
+    NAMES,
+    Data,
+    DataName,
+    ImageColumn,
+    LabelColumn,
+    output_file,
+    output_folder,
+    parse_names,
+    parse_numbers,
+)
 
 Models = Annotated[
     list[str],
     typer.Argument(help=f"Trained networks, each as {NAMES}. {{seed}} stands for each of --seeds."),
 ]
 Seeds = Annotated[str | None, typer.Option(help="What {seed} in a model stands for, such as 11,22,33.")]
-ReportFolder = Annotated[
-    Path, typer.Option("--output", "-o", help="Folder for tables and plots; a stopped run goes on.")
-]
+ReportFolder = Annotated[Path, output_folder("Folder for tables and plots; a stopped run goes on.")]
 Corruptions = Annotated[
     str | None, typer.Option(help="Only these, as names or categories: noise,fog. 'simple' has three more.")
 ]
 Bf16 = Annotated[bool, typer.Option("--bf16", help="Compute under bfloat16 autocast: faster, slightly other numbers.")]
+_seed = partial(typer.Option, min=0, max=2**32 - 1)  # what every library takes
 Limit = Annotated[int | None, typer.Option(min=1, help="Measure the first images only.")]
 
 
 def evaluate(
     model: Annotated[str, typer.Option("--model", "-m", help=f"Trained network: {NAMES}.")],
     data: Data,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="JSON file for the result.")] = None,
+    output: Annotated[Path | None, output_file("JSON file for the result.")] = None,
     split: Annotated[
         str | None, typer.Option(help="Part of the data; test if left out, else validation, else the only one.")
     ] = None,
-    image_size: Annotated[int | None, typer.Option(min=1, help="Side of the images, instead of the model's.")] = None,
+    image_size: Annotated[
+        int | None, typer.Option(min=1, max=2**16, help="Side of the images, instead of the model's.")
+    ] = None,
     crop_pct: Annotated[
-        float | None, typer.Option(min=0.01, help="Share of the resized image that is kept, instead of the model's.")
+        float | None,
+        typer.Option(min=0.01, max=2, help="Share of the resized image that is kept, instead of the model's."),
     ] = None,
     crop_mode: Annotated[
         Literal["center", "squash", "border"] | None, typer.Option(help="How to crop, instead of the model's way.")
@@ -49,9 +62,11 @@ def evaluate(
         Path | None,
         typer.Option(help="File with the model's output for each class of the data, one a line (ImageNet-A, -R)."),
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images at once.")] = 256,
+    batch_size: Annotated[int, typer.Option(min=1, max=10**5, help="Images at once.")] = 256,
     bf16: Bf16 = False,
-    workers: Annotated[int | None, typer.Option(min=0, help="Processes that decode images; one a core.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=0, max=1024, help="Processes that decode images; one a core.")
+    ] = None,
     image: ImageColumn = None,
     label: LabelColumn = None,
     data_name: DataName = None,
@@ -105,7 +120,7 @@ def robustness(
     image: ImageColumn = None,
     label: LabelColumn = None,
     data_name: DataName = None,
-    corruption_seed: Annotated[int, typer.Option(help="Seed of regenerated corruptions.")] = 0,
+    corruption_seed: Annotated[int, _seed(help="Seed of regenerated corruptions.")] = 0,
     bf16: Bf16 = False,
 ) -> None:
     """Measure accuracy under 19 corruptions, 5 severities each.
@@ -128,7 +143,7 @@ def robustness(
         output,
         released=released,
         seeds=parse_numbers("--seeds", seeds),
-        corruptions=corruptions.split(",") if corruptions else (),
+        corruptions=parse_names("--corruptions", corruptions),
         baseline=baseline,
         limit=limit,
         columns=Columns(image, label),
@@ -140,10 +155,10 @@ def robustness(
 
 def corrupt(
     data: Data,
-    output: Annotated[Path, typer.Option("--output", "-o", help="New folder for the sets.")],
-    size: Annotated[int, typer.Option(min=8, help="Side that the images are resized to.")] = 32,
+    output: Annotated[Path, output_folder("New folder for the sets.")],
+    size: Annotated[int, typer.Option(min=8, max=2**12, help="Side that the images are resized to.")] = 32,
     corruptions: Corruptions = None,
-    seed: Annotated[int, typer.Option(help="Another seed, other sets.")] = 0,
+    seed: Annotated[int, _seed(help="Another seed, other sets.")] = 0,
     image: ImageColumn = None,
     label: LabelColumn = None,
 ) -> None:
@@ -157,7 +172,7 @@ def corrupt(
     from ..robustness.corruptions.constants import CORRUPTIONS, expand_names
     from ..robustness.corruptions.write import write_sets
 
-    names = expand_names(corruptions.split(",")) if corruptions else CORRUPTIONS
+    names = expand_names(parse_names("--corruptions", corruptions)) or CORRUPTIONS
     write_sets(data, output, (size, size), names, seed, Columns(image, label))
 
 
@@ -183,7 +198,7 @@ def shifts(
     data: Data,
     output: ReportFolder,
     kinds: Annotated[str | None, typer.Option(help="Only these: fgsm,pgd,rotation,translation.")] = None,
-    steps: Annotated[int, typer.Option(min=1, help="Steps of PGD.")] = 10,
+    steps: Annotated[int, typer.Option(min=1, max=10**4, help="Steps of PGD.")] = 10,
     seeds: Seeds = None,
     limit: Limit = None,
     image: ImageColumn = None,
@@ -199,12 +214,11 @@ def shifts(
     from ..data.columns import Columns
     from ..robustness.shifts import shifts
 
-    chosen = kinds.split(",") if kinds else ()
     shifts(
         models,
         data,
         output,
-        kinds=chosen,
+        kinds=parse_names("--kinds", kinds),
         seeds=parse_numbers("--seeds", seeds),
         steps=steps,
         limit=limit,

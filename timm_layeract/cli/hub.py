@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from ..errors import UserError
+from .options import output_folder
 
 Name = Annotated[str, typer.Argument(help="Trained weights: resnet20_lasilu.cifar10, or resnet20_lasilu.")]
 
@@ -58,7 +59,7 @@ def download(name: Name) -> None:
 def convert(
     file: Annotated[Path, typer.Argument(help="State dict: .pth, .pth.tar or .safetensors, tensors only.")],
     arch: Annotated[str, typer.Option("--arch", help="Architecture of ours that it is for: resnet20_lasilu.")],
-    out: Annotated[Path, typer.Option("--out", help="New folder, which local-dir:FOLDER loads.")],
+    out: Annotated[Path, output_folder("New folder, which local-dir:FOLDER loads.", "--out")],
     source: Annotated[
         str | None,
         typer.Option(

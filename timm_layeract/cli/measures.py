@@ -5,19 +5,24 @@ from typing import Annotated
 
 import typer
 
-from ..errors import UserError
-from .options import Digits
+from .options import Digits, output_folder, parse_numbers
 
 
 def r_score(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for r_score.csv and r_score.png.")],
+    output: Annotated[Path, output_folder("Folder for r_score.csv and r_score.png.")],
     act: Annotated[
         list[str] | None,
         typer.Option("--act", "-a", help="Activation, by name; may be repeated. Those of figure 2 if left out."),
     ] = None,
-    lowest: Annotated[float, typer.Option("--from", help="Smallest standard deviation of the input.")] = 0.01,
-    highest: Annotated[float, typer.Option("--to", help="Largest standard deviation of the input.")] = 10.0,
-    points: Annotated[int, typer.Option(help="How many between them, evenly on a logarithmic scale.")] = 61,
+    lowest: Annotated[
+        float, typer.Option("--from", min=1e-6, max=1e6, help="Smallest standard deviation of the input.")
+    ] = 0.01,
+    highest: Annotated[
+        float, typer.Option("--to", min=1e-6, max=1e6, help="Largest standard deviation of the input.")
+    ] = 10.0,
+    points: Annotated[
+        int, typer.Option(min=2, max=10**4, help="How many between them, evenly on a logarithmic scale.")
+    ] = 61,
 ) -> None:
     """Integrate the R score of activations over the spread of their input, and draw it.
 
@@ -33,17 +38,19 @@ def r_score(
 
 
 def convergence(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for table, figure and finished runs.")],
+    output: Annotated[Path, output_folder("Folder for table, figure and finished runs.")],
     data: Digits = None,
     act: Annotated[
         list[str] | None,
         typer.Option("--act", "-a", help="Suffix of a lenet5_ name, or relu; may be repeated. Those of table 1."),
     ] = None,
-    runs: Annotated[int, typer.Option(help="Seeds of each activation.", min=1)] = 25,
-    epochs: Annotated[int, typer.Option(help="Passes over the training images.", min=1)] = 50,
+    runs: Annotated[int, typer.Option(min=1, max=1000, help="Seeds of each activation.")] = 25,
+    epochs: Annotated[int, typer.Option(min=1, max=10**6, help="Passes over the training images.")] = 50,
     lr: Annotated[float | None, typer.Option("--lr", help="Learning rate of SGD, the same for all.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Images in one step.")] = None,
-    threshold: Annotated[float, typer.Option(help="Held-out top-1, in percent, that a run is to reach.")] = 98.0,
+    batch_size: Annotated[int | None, typer.Option(min=1, max=10**6, help="Images in one step.")] = None,
+    threshold: Annotated[
+        float, typer.Option(min=0, max=100, help="Held-out top-1, in percent, that a run is to reach.")
+    ] = 98.0,
     at: Annotated[str, typer.Option(help="Epochs to count the runs below it at, with commas.")] = "5,10,15,30,50",
 ) -> None:
     """Train LeNet-5 in several activations and count the runs that have not converged, epoch by epoch.
@@ -56,12 +63,10 @@ def convergence(
 
     from ..analysis.convergence import RECIPE, TABLE_1, Settings, compare_convergence
 
-    try:
-        counted = tuple(int(epoch) for epoch in at.split(","))
-    except ValueError:
-        raise UserError(f"--at takes epochs with commas, as in 5,10,15; got {at!r}.") from None
     changes = {
         key: value for key, value in dict(epochs=epochs, lr=lr, batch_size=batch_size).items() if value is not None
     }
-    settings = Settings(tuple(act or TABLE_1), tuple(range(runs)), RECIPE.replace(**changes), threshold, counted)
+    settings = Settings(
+        tuple(act or TABLE_1), tuple(range(runs)), RECIPE.replace(**changes), threshold, parse_numbers("--at", at)
+    )
     compare_convergence(data, output, settings, report=typer.echo)

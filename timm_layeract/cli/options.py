@@ -8,9 +8,30 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from .._utils.options import Option, options_of
+from .._utils.options import Option, options_of, shortened
+from .._utils.writing import check_file, check_folder
 from ..errors import UserError
 from ..training.options import RunOptions
+
+
+def output_folder(help: str, flag: str = "--output") -> Any:
+    """The option of a folder for results, refused at once where it could not be made or written into."""
+    return _output(check_folder, help, flag)
+
+
+def output_file(help: str) -> Any:
+    """The option of a file for results, refused likewise."""
+    return _output(check_file, help, "--output")
+
+
+def _output(check: Callable[[Path, str], None], help: str, flag: str) -> Any:
+    def checked(path: Path | None) -> Path | None:
+        if path is not None:
+            check(path, flag)
+        return path
+
+    return typer.Option(flag, *(["-o"] if flag == "--output" else []), help=help, callback=checked)
+
 
 # How networks are called, in the grammar of `networks.source`.
 NAMES = (
@@ -34,9 +55,7 @@ Digits = Annotated[
     str | None,
     typer.Option("--data", "-d", help="MNIST as a folder or on the Hub (ylecun/mnist); 5,000 digits if left out."),
 ]
-Output = Annotated[
-    Path | None, typer.Option("--output", "-o", help="New folder for log, checkpoints, model and result.")
-]
+Output = Annotated[Path | None, output_folder("New folder for log, checkpoints, model and result.")]
 NumClasses = Annotated[
     int | None, typer.Option(min=1, help="Outputs of the head; as many as the data has classes if left out.")
 ]
@@ -89,13 +108,21 @@ def _parameter(field: dataclasses.Field[Any], kind: Any, option: Option) -> insp
     )
 
 
+def parse_names(option: str, text: str | None) -> tuple[str, ...]:
+    """``"noise,fog"`` as names; none of no text. Errors name the option."""
+    names = () if text is None else tuple(name.strip() for name in text.split(","))
+    if not all(names):
+        raise UserError(f"{option} takes names with commas between them, got {shortened(text)}.")
+    return names
+
+
 def parse_numbers(option: str, text: str | None) -> tuple[int, ...]:
     """``"11,22"`` as whole numbers of 0 or more, each once; none of no text. Errors name the option."""
     try:
-        numbers = tuple(int(number) for number in text.split(",")) if text else ()
+        numbers = () if text is None else tuple(int(number) for number in text.split(","))
     except ValueError as error:
-        raise UserError(f"{option} takes whole numbers with commas, got {text!r}.") from error
+        raise UserError(f"{option} takes whole numbers with commas, got {shortened(text)}.") from error
     wrong = [number for number in numbers if number < 0 or numbers.count(number) > 1]
     if wrong:
-        raise UserError(f"{option} takes whole numbers of 0 or more, each once, got {text!r}.")
+        raise UserError(f"{option} takes whole numbers of 0 or more, each once, got {shortened(text)}.")
     return numbers

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .options import NAMES
+from .options import NAMES, output_folder
 
 
 def predict(
@@ -13,11 +13,13 @@ def predict(
     model: Annotated[
         str, typer.Option("--model", "-m", help=f"Trained segmentation network (unet_lasilu.nuclei): {NAMES}.")
     ],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder for NAME.mask.png and NAME.overlay.png.")
-    ] = Path("masks"),
-    tile: Annotated[int, typer.Option(help="Side, in pixels, of the tiles that larger images are cut into.")] = 512,
-    overlap: Annotated[int, typer.Option(help="Pixels that neighbouring tiles share and are blended over.")] = 64,
+    output: Annotated[Path, output_folder("Folder for NAME.mask.png and NAME.overlay.png.")] = Path("masks"),
+    tile: Annotated[
+        int, typer.Option(min=1, max=2**16, help="Side, in pixels, of the tiles that larger images are cut into.")
+    ] = 512,
+    overlap: Annotated[
+        int, typer.Option(min=0, max=2**16, help="Pixels that neighbouring tiles share and are blended over.")
+    ] = 64,
     threshold: Annotated[
         float, typer.Option(min=0, max=1, help="Probability from which a pixel is foreground (networks of one class).")
     ] = 0.5,

@@ -11,7 +11,7 @@ import typer
 
 from ..errors import UserError
 from ..training.options import FINE_TUNING, TRAINING, Execution, RunOptions
-from .options import DryRun, Model, NumClasses, Output, parse_numbers, with_options
+from .options import DryRun, Model, NumClasses, Output, output_file, output_folder, parse_numbers, with_options
 
 if TYPE_CHECKING:
     from ..training.start import Start
@@ -61,7 +61,7 @@ def finetune(
 def sweep(
     options: RunOptions,
     execution: Execution,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the runs' folders, MODEL.seedN.")],
+    output: Annotated[Path, output_folder("Folder of the runs' folders, MODEL.seedN.")],
     models: Annotated[list[str] | None, typer.Argument(help="Names of the networks, as of `layeract train`.")] = None,
     seeds: Annotated[str | None, typer.Option(help="Of the runs of each network; 11,22,33 if left out.")] = None,
     queue: Annotated[
@@ -89,12 +89,12 @@ def sweep(
     from ..training.sweep import forecast, plan, read_queue
     from ..training.sweep import sweep as run
 
-    if bool(models) == bool(queue) or (queue and seeds):
+    if bool(models) == bool(queue) or (queue and seeds is not None):
         raise UserError("Give names of models, perhaps with --seeds, or --queue FILE, which says both.")
     if queue:
         planned = read_queue(queue, options, output)
     else:
-        numbers = parse_numbers("--seeds", seeds or "11,22,33")
+        numbers = parse_numbers("--seeds", "11,22,33" if seeds is None else seeds)
         recipe = options.load_recipe(TRAINING)
         starts = [Start(model, alpha=options.alpha) for model in models or ()]
         planned = plan(starts, numbers, recipe, options.data, output, options.data_name)
@@ -163,7 +163,7 @@ def compare(
     runs: Annotated[
         list[Path], typer.Argument(help="Folders of finished runs that differ in model, start and seed alone.")
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="JSON file for the results.")],
+    output: Annotated[Path, output_file("JSON file for the results.")],
 ) -> None:
     """Put the results of several models side by side: mean and deviation over the seeds of each.
 

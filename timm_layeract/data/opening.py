@@ -1,6 +1,7 @@
 """Opening a data set without decoding an image: on the Hub, parquet files, what `datasets` saved, folders of images."""
 
 import glob
+import importlib.util
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -58,7 +59,7 @@ def open_data_set(
                 return datasets.DatasetDict({name: each[name] for name, each in loaded.items()})
             except (ValueError, datasets.exceptions.DatasetGenerationError) as error:  # no rows; no parquet
                 raise UserError(
-                    f"The parquet files in {source} cannot be read: {str(error).splitlines()[0]}"
+                    f"The parquet files in {source} cannot be read: {str(error).splitlines()[0][:150]}"
                 ) from error
             except OSError as error:
                 raise UserError(
@@ -70,10 +71,12 @@ def open_data_set(
         raise UserError(
             f"There is no data folder {source}; give a folder, or a Hub data set id such as uoft-cs/cifar10."
         )
+    if source.isidentifier() and importlib.util.find_spec(f"datasets.packaged_modules.{source}"):
+        raise UserError(f"{source} is a format that datasets reads, and no data set; give the folder of the files.")
     try:
         return datasets.load_dataset(source)
-    except (OSError, datasets.exceptions.DatasetNotFoundError, datasets.exceptions.DataFilesNotFoundError) as error:
-        reason = str(error).splitlines()[0]
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:150]
         raise UserError(f"{source} is neither a folder here nor a Hub data set that can be read: {reason}") from error
 
 

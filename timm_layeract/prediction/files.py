@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
+from .._utils.writing import check_folder
 from ..compat.torch import accelerator
 from ..data.augment import normalize
 from ..data.classes import check_channels, label_names
@@ -128,14 +129,14 @@ def predict_files(
         One line for each failure.
 
     Raises:
-        UserError: The model cannot be loaded or is none of segmentation, or the tiles do not fit it.
+        UserError: A source is not there, or no image can be read; the model cannot be loaded or is none of
+            segmentation, or the tiles do not fit it.
     """
+    check_folder(output)
+    paths, failures = _images(sources)
     segmenter = load_segmenter(model)
     check_tiles(tile, overlap, segmenter.stride)
-    if output.exists() and not output.is_dir():
-        raise UserError(f"{output} is a file; give --output a folder.")
-    paths, failures = _images(sources)
-    output.mkdir(parents=True, exist_ok=True)
+    written = 0
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, transient=True, disable=not (progress and sys.stdout.isatty())) as bars:
         images, tiles = bars.add_task("images", total=len(paths)), bars.add_task("tiles")
@@ -144,9 +145,14 @@ def predict_files(
                 height, width = image.shape[-2:]
                 bars.reset(tiles, total=count_tiles(height, width, tile, overlap, segmenter.stride))
                 mask = segmenter.classes(image, tile, overlap, threshold, lambda: bars.advance(tiles))
+                output.mkdir(parents=True, exist_ok=True)
                 _write(image, mask, segmenter.names, output / path.stem, pictures)
+                written += 1
                 report(f"{path}: {output / path.stem}{SUFFIXES[0]}")
             bars.advance(images)
+    if not written:
+        more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
+        raise UserError(f"There is nothing to segment: {failures[0]}{more}" if failures else "Give images to segment.")
     return failures
 
 
@@ -157,7 +163,7 @@ def classes(probabilities: Tensor, threshold: float) -> Tensor:
 
 
 def _images(sources: Iterable[Path]) -> tuple[list[Path], list[str]]:
-    """The files to segment, and a line for each source that gives none."""
+    """The files to segment, and a line for each folder that holds none; a source that is not there is a UserError."""
     paths: list[Path] = []
     failures = []
     for source in sources:
@@ -166,6 +172,8 @@ def _images(sources: Iterable[Path]) -> tuple[list[Path], list[str]]:
             if not found:
                 failures.append(f"Folder {source} holds no image.")
             paths += found
+        elif not source.exists():
+            raise UserError(f"There is no file {source}.")
         else:
             paths.append(source)
     return paths, failures

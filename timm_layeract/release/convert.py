@@ -142,10 +142,10 @@ def _read(file: Path) -> dict[str, Tensor]:
     try:
         loaded = load_state_dict(str(file), use_ema=False, weights_only=True)
     except Exception as error:  # what a damaged pickle raises has no common class
-        reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(
-            f"{file} cannot be read as tensors: {reason} If it holds other objects, save its state dict alone where "
-            f"you trust it: torch.save(checkpoint['state_dict'], FILE)."
+            f"{file} cannot be read as tensors: it is damaged, no checkpoint, or holds other objects ("
+            f"{type(error).__name__}). Then save its state dict alone where you trust it: "
+            f"torch.save(checkpoint['state_dict'], FILE)."
         ) from error
     if not isinstance(loaded, dict) or not loaded or not all(isinstance(each, Tensor) for each in loaded.values()):
         raise UserError(
@@ -223,5 +223,5 @@ def _check(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor], file: str |
         raise UserError(f"{file} does not fit {architecture}: {'; '.join(faults)}. Check --arch and --from.")
 
 
-def _shown(names: list[str], most: int = 10) -> str:
+def _shown(names: list[str], most: int = 2) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -7,6 +7,7 @@ import torch
 
 from .._utils.files import write_json
 from .._utils.names import dataset_name
+from .._utils.writing import check_folder
 from ..data.classes import check_channels, label_names
 from ..data.columns import Columns
 from ..data.sources import ImageSplit, load_test_split
@@ -67,15 +68,16 @@ def robustness(
     """
     if released is not None and limit is not None:
         raise UserError("--limit cuts the clean images, which released corruptions then no longer match.")
+    check_folder(Path(output))
     names = expand_names(corruptions)
     networks, clean = load_test_set(models, seeds, data, limit, progress, columns)
     sets: ReleasedSets | RegeneratedSets = RegeneratedSets(clean, corruption_seed)
     if released is not None:
         height, width = clean.images.shape[2:]
         sets = ReleasedSets(released, clean.classes, (height, width))
+        for name in names or [each for each in CORRUPTIONS if each in sets.names]:
+            sets.check(name)
     output = Path(output)
-    if output.exists() and not output.is_dir():
-        raise UserError(f"{output} is a file; give --output a folder.")
     result = measure(
         networks,
         clean,

@@ -14,7 +14,7 @@ from .._utils.files import markdown_table, mean_and_deviation, write_json
 from .._utils.names import dataset_name
 from .._utils.plotting import new_figure, save_figure
 from .._utils.progress import progress_bar
-from .._utils.writing import write_whole
+from .._utils.writing import check_folder, write_whole
 from ..data.columns import Columns
 from ..data.sources import ImageSplit
 from ..errors import UserError, did_you_mean
@@ -134,6 +134,7 @@ def shifts(
     unknown = [kind for kind in kinds if kind not in KINDS]
     if unknown:
         raise UserError(f"There is no shift {unknown[0]!r}; {did_you_mean(unknown[0], KINDS)}")
+    check_folder(Path(output))
     networks, clean = load_test_set(models, seeds, data, limit, progress, columns)
     runs = measure_shifts(networks, clean, kinds or tuple(KINDS), steps=steps, progress=progress)
     result = {

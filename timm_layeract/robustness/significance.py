@@ -15,7 +15,7 @@ from scipy import stats
 
 from .._utils.files import SIGNIFICANT, markdown_table, p_value_table, write_json
 from .._utils.records import read_record
-from .._utils.writing import write_whole
+from .._utils.writing import check_folder, write_whole
 from ..errors import UserError, did_you_mean
 from .measure import figures_of
 from .plots import plot_forest
@@ -117,6 +117,7 @@ def significance(reports: Sequence[str | Path], model: str, output: str | Path) 
     Raises:
         UserError: No such report or model, or fewer than three seeds in common.
     """
+    check_folder(Path(output))
     found = {str(report): _read_models(Path(report)) for report in reports}
     comparisons = compare_models(found, model)
     result = {"model": model, "level": SIGNIFICANT, "comparisons": comparisons}

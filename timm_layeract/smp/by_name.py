@@ -1,5 +1,6 @@
 """SMP's networks by name, and with the attributes that timm's have, so that one engine trains both."""
 
+import json
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,10 @@ def create_by_name(name: str, classes: int = 1) -> SegmentationModel:
     arguments: dict[str, Any] = dict(encoder_name=encoder, encoder_weights=weights, classes=classes)
     # those of ours are in SMP's registry; SMP's own are made so that they record their activations
     ours = arch.rpartition("_")[0] in known
-    model = smp.create_model(arch, **arguments) if ours else create_model(arch, **arguments)
+    try:
+        model = smp.create_model(arch, **arguments) if ours else create_model(arch, **arguments)
+    except (KeyError, ValueError) as error:  # weights that its encoder does not have, an encoder that it does not take
+        raise UserError(f"{name} cannot be made: {' '.join(str(error.args[0]).split())[:200]}") from error
     return like_timm(model, name)
 
 
@@ -68,14 +72,26 @@ def load_by_name(name: str) -> SegmentationModel:
     if place in ours or place in {each.split(".")[0] for each in ours}:
         _, entry = find_entry(place, ours)
         return load_entry(entry, entry_weights(entry)).eval()
-    if Path(place).is_dir() and not (Path(place) / "config.json").is_file():
-        raise UserError(f"{place} holds no network that SMP saved: it has no config.json.")
+    if Path(place).is_dir():
+        _check_config(Path(place) / "config.json")
     try:
         return like_timm(smp.from_pretrained(place)).eval()
     except HFValidationError as error:
         raise UserError(f"There is no folder {place}, and it is no name on the Hub.") from error
     except HUB_ERRORS as error:
         raise UserError(f"{name} cannot be loaded: {hub_reason(error)}") from error
+
+
+def _check_config(path: Path) -> None:
+    """Refuse (UserError) a config.json that SMP did not write."""
+    if not path.is_file():
+        raise UserError(f"{path.parent} holds no network that SMP saved: it has no config.json.")
+    try:
+        config = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {str(error)[:150]}") from error
+    if not isinstance(config, dict) or not isinstance(config.get(CLASS_KEY), str):
+        raise UserError(f"{path} is none that SMP wrote: it names no class under {CLASS_KEY}.")
 
 
 def load_entry(entry: Entry, weights: Path) -> SegmentationModel:

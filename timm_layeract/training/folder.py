@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 
 from .._utils.files import write_json
 from .._utils.records import read_record
-from .._utils.writing import is_partial, make_folder, remove_empty
+from .._utils.writing import check_folder, is_partial, make_folder, remove_empty
 from ..errors import UserError
 
 __all__ = [
@@ -46,8 +46,7 @@ class FolderInUseError(UserError):
 
 def check_output(output: Path, resume: bool) -> None:
     """Refuse to write into a folder that holds something else."""
-    if output.exists() and not output.is_dir():
-        raise UserError(f"{output} is a file; give --output a folder.")
+    check_folder(output)
     if not resume and output.is_dir() and not _is_unstarted(output):
         raise UserError(f"{output} is not empty; give --resume to continue its run, or another --output.")
 

@@ -186,7 +186,7 @@ def load_recipe(name_or_path: str, **overrides: Any) -> Recipe:
 
     Args:
         name_or_path: ``cifar10_fast`` or ``my/recipe.yaml``.
-        **overrides: Values that replace the file's; None leaves the file's.
+        **overrides: Values that replace the file's.
 
     Raises:
         UserError: No such recipe, unreadable YAML, unknown key (with close names), value of the wrong kind.
@@ -205,8 +205,9 @@ def load_recipe(name_or_path: str, **overrides: Any) -> Recipe:
     values = read_yaml(text, path.name) or {}
     if not isinstance(values, dict):
         raise UserError(f"{path.name} must hold 'key: value' lines, got {type(values).__name__}.")
-    changes = {key: value for key, value in overrides.items() if value is not None}
-    return recipe_from_dict({"name": path.stem, **_changed(values, changes)}, path.name)
+    length: dict[str, Any] = {key: overrides[key] for key in ("epochs", "steps") if key in overrides}
+    own = recipe_from_dict({"name": path.stem, **_changed(values, length)}, path.name)
+    return own.replace(**overrides)
 
 
 def read_yaml(text: str, where: str) -> Any:

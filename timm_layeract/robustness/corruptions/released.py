@@ -4,13 +4,14 @@ Nothing is generated here, and a set that is not there is an error.
 """
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ...data.sources import ImageSplit, load_test_split
-from ...errors import UserError
+from ...errors import UserError, did_you_mean
 from .constants import CORRUPTIONS, SEVERITIES
 
 __all__ = ["ReleasedSets"]
@@ -70,25 +71,41 @@ class ReleasedSets:
         Raises:
             UserError: It is not there, has another size or number of images or classes than it should.
         """
-        if name not in self._found:
-            raise UserError(f"{self.folder} has no {name}; it has {', '.join(self.names)}.")
+        self.check(name)
         if self.is_array:
             return self._load_array(name, severity)
         return self._load_folder(self._found[name] / str(severity))
 
-    def _load_array(self, name: str, severity: int) -> ImageSplit:
-        images = np.load(self._found[name], mmap_mode="r")
-        labels = np.load(self.folder / "labels.npy")
+    def check(self, name: str) -> None:
+        """Refuse (UserError) a corruption that `load` would, as far as can be told without reading its images."""
+        if name not in self._found:
+            raise UserError(f"{self.folder} has no {name}; {did_you_mean(name, self.names)}")
+        if self.is_array:
+            self._open_arrays(name)
+
+    def _open_arrays(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """The images of all severities, read when they are looked at, and their labels."""
+        images, labels = _array(self._found[name], mmap_mode="r"), _array(self.folder / "labels.npy")
         if images.dtype != np.uint8 or images.shape[1:] != (*self.image_size, 3) or len(images) % len(SEVERITIES):
             raise UserError(
                 f"{self._found[name]} should hold uint8 images of {'x'.join(map(str, self.image_size))}x3 in "
                 f"five equal parts, and has {images.dtype} {images.shape}."
             )
-        if len(labels) != len(images) or labels.max() >= len(self.classes):
+        if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
             raise UserError(
-                f"{self.folder}/labels.npy has {len(labels)} labels up to {labels.max()}, for {len(images)} images of "
-                f"{len(self.classes)} classes; take it from the same archive, and the clean data that belongs to it."
+                f"{self.folder}/labels.npy should hold a whole number for each image, and has {labels.dtype} "
+                f"{labels.shape}."
             )
+        if len(labels) != len(images) or labels.max() >= len(self.classes) or labels.min() < 0:
+            raise UserError(
+                f"{self.folder}/labels.npy has {len(labels)} labels from {labels.min()} to {labels.max()}, for "
+                f"{len(images)} images of {len(self.classes)} classes; take it from the same archive, and the clean "
+                f"data that belongs to it."
+            )
+        return images, labels
+
+    def _load_array(self, name: str, severity: int) -> ImageSplit:
+        images, labels = self._open_arrays(name)
         count = len(images) // len(SEVERITIES)
         part = slice((severity - 1) * count, severity * count)
         pixels = torch.from_numpy(np.ascontiguousarray(images[part].transpose(0, 3, 1, 2)))
@@ -101,3 +118,11 @@ class ReleasedSets:
         if len(split.classes) != len(self.classes):
             raise UserError(f"{folder} has {len(split.classes)} classes, the clean data {len(self.classes)}.")
         return split
+
+
+def _array(path: Path, mmap_mode: Literal["r"] | None = None) -> np.ndarray:
+    """The numbers of a ``.npy`` file; never its pickles."""
+    try:
+        return np.load(path, mmap_mode=mmap_mode, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{path} cannot be read as an array of numbers: {error}") from error

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from ..._utils.files import write_json
-from ..._utils.writing import writing
+from ..._utils.writing import check_folder, writing
 from ...data.columns import Columns
 from ...data.sources import load_test_split
 from ...errors import UserError
@@ -43,7 +43,8 @@ def write_sets(
         UserError: No such data or corruption; the folder holds something.
     """
     folder = Path(output)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    check_folder(folder)
+    if folder.exists() and any(folder.iterdir()):
         raise UserError(f"{folder} is not empty; give another --output.")
     clean = load_test_split(data, image_size, progress, columns)
     sets = RegeneratedSets(clean, seed)
