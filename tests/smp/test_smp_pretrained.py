@@ -190,3 +190,33 @@ def test_weights_of_an_encoder_of_ours_are_checked(tmp_path: Path) -> None:
     one_bit(tmp_path / "model.safetensors")
     with pytest.raises(UserError, match="is not the file that was published"):
         smp.Unet("tu-resnet18_lasilu", **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "depth"), [("resnet20_lasilu.cifar10", 2), ("unet_lasilu.nuclei", 4), ("resnet50_lasilu.tin200", 5)]
+)
+def test_weights_that_ship_are_encoders(name: str, depth: int) -> None:
+    """As deep as they halve their input; the features are those of timm's network."""
+    widths = (64, 32, 16, 16, 8)[:depth]
+    model = smp.Unet(f"tu-{name}", encoder_weights=True, encoder_depth=depth, decoder_channels=widths).eval()
+    x = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = timm.create_model(name, pretrained=True).eval().forward_intermediates(x, intermediates_only=True)
+        found = model.encoder(x)
+        torch.testing.assert_close(found[-len(expected) :], expected)
+        assert [x.shape[-1] // each.shape[-1] for each in found] == [2**level for level in range(depth + 1)]
+        assert model(x).shape == (1, 1, 64, 96)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("resnet20_lasilu", "features at the strides 1, 2, 4, by out_indices 0 to 2; .* it takes encoder_depth=2"),
+        ("unet_lasilu", "it takes encoder_depth=4, with as many decoder_channels"),
+        ("lenet5_lasilu", "encoder_depth=1"),
+        ("mlp512x1_lasilu", "has no feature maps"),
+    ],
+)
+def test_an_encoder_that_is_not_deep_enough_says_so(name: str, says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        smp.FPN(f"tu-{name}", encoder_weights=None)

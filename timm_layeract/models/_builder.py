@@ -1,13 +1,15 @@
 """What every architecture of ours shares: the builder behind the entrypoints, and the record of activations."""
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
+import torch
 from timm.models import (
     PretrainedCfg,
     build_model_with_cfg,
+    create_model,
     generate_default_cfgs,
     get_pretrained_cfg,
     is_model,
@@ -87,8 +89,8 @@ def build(
         **kwargs: Everything timm takes: ``num_classes``, ``in_chans``, ``features_only``, ``act_layer``, ...
 
     Raises:
-        UserError: ``features_only`` of a network without feature maps; `alpha` of one without LayerAct; `pretrained` of
-            one without trained weights.
+        UserError: ``features_only`` of a network without feature maps, or other ``out_indices`` than it has; `alpha` of
+            one without LayerAct; `pretrained` of one without trained weights.
     """
 
     weights = None
@@ -108,6 +110,8 @@ def build(
 
     if kwargs.get("features_only") and not hasattr(model_cls, "forward_intermediates"):
         raise UserError(f"{variant} has no feature maps: leave features_only out.")
+    if kwargs.get("features_only") and isinstance(kwargs.get("out_indices"), list | tuple):
+        _check_features(variant, kwargs["out_indices"])
 
     def construct(**kwargs: Any) -> nn.Module:
         model = model_cls(**kwargs)
@@ -121,6 +125,19 @@ def build(
     model = build_model_with_cfg(construct, variant, pretrained, pretrained_filter_fn=check, **kwargs)
     warn_of_norms(model)
     return fuse(model) if fused else model
+
+
+def _check_features(architecture: str, asked: Sequence[int]) -> None:
+    """Refuse (UserError) features that an architecture has not, which timm takes until they are used."""
+    with torch.device("meta"):
+        levels: Any = create_model(architecture).feature_info
+    last = len(levels) - 1
+    if any(not -len(levels) <= index <= last for index in asked):
+        raise UserError(
+            f"{architecture} has features at the strides {', '.join(str(each['reduction']) for each in levels)}, by "
+            f"out_indices 0 to {last}; got {', '.join(map(str, asked))}. As an encoder of segmentation_models_pytorch "
+            f"it takes encoder_depth={last}, with as many decoder_channels."
+        )
 
 
 def _way_to_weights(architecture: str) -> str:

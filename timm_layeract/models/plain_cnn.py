@@ -243,13 +243,13 @@ def _cfg(model_args: dict[str, Any]) -> dict[str, Any]:
     )
 
 
-register_variants(
-    __name__,
-    PlainConvNet,
-    {
-        f"{name}{suffix}": (dict(model_args, **_variant(name, acts)), _cfg(model_args))
-        for name, model_args in ARCHITECTURES.items()
-        for suffix, acts in PLAIN_VARIANTS.items()
-    },
-    feature_cfg=dict(feature_cls="getter"),
-)
+for _name, _model_args in ARCHITECTURES.items():
+    register_variants(
+        __name__,
+        PlainConvNet,
+        {
+            f"{_name}{suffix}": (dict(_model_args, **_variant(_name, acts)), _cfg(_model_args))
+            for suffix, acts in PLAIN_VARIANTS.items()
+        },
+        feature_cfg=dict(feature_cls="getter", out_indices=tuple(range(len(_model_args["stages"])))),
+    )

@@ -140,7 +140,7 @@ class ResNetCifar(Staged, nn.Module):
         self.conv1 = nn.Conv2d(in_chans, 16, 3, 1, 1, bias=conv_bias, **dd)
         self.bn1 = norm(16, **dd)
         self.act1 = act(inplace=True).to(**dd)  # timm's factories leave the device out
-        self.feature_info = [dict(num_chs=16, reduction=1, module="act1")]
+        self.feature_info = []  # one feature a stride: the stem has that of the first stage
         block = dict(act_layer=act, norm_layer=norm, conv_bias=conv_bias, zeros=shortcut_zeros, dd=dd)
         self.num_features = self._add_stages(layers, output_stride, drop_path_rate, block)
         self.global_pool, self.fc = create_classifier(self.num_features, num_classes, pool_type=global_pool)
@@ -206,8 +206,12 @@ class ResNetCifar(Staged, nn.Module):
         self.fc.train(self.training)
 
     def feature_parts(self) -> list[Callable[[Tensor], Tensor]]:
-        """The stem and the three stages."""
-        return [self.stem, self.layer1, self.layer2, self.layer3]
+        """The three stages, the stem in the first."""
+        return [self._first_stage, self.layer2, self.layer3]
+
+    def _first_stage(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return checkpoint_seq(self.layer1, x) if self.grad_checkpointing else self.layer1(x)
 
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
@@ -215,7 +219,7 @@ class ResNetCifar(Staged, nn.Module):
         """Drop the stages after the last feature asked for, and the head; as timm's method of that name."""
         take, last = feature_take_indices(len(self.feature_info), indices)
         for index in range(last + 1, len(self.feature_info)):
-            setattr(self, f"layer{index}", nn.Sequential())
+            setattr(self, f"layer{index + 1}", nn.Sequential())
         if last + 1 < len(self.feature_info):
             self.num_features = self.head_hidden_size = self.feature_info[last]["num_chs"]
             prune_head = True
@@ -290,5 +294,5 @@ register_variants(
         for depth in DEPTHS
         for suffix, acts in ({each: dict(act_layer=name) for each, name in ACTIVATIONS.items()} | NORMALIZED).items()
     },
-    feature_cfg=dict(out_indices=(0, 1, 2, 3)),
+    feature_cfg=dict(out_indices=(0, 1, 2)),
 )
