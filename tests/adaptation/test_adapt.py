@@ -271,7 +271,7 @@ def test_refusals_come_before_any_training(trained: nn.Module, splits: dict[str,
         (dict(to="nrelu"), "parameters of its own"),
         (dict(unlabelled=True, distill=False), "leave distill on"),
         (dict(statistics_batches=-1), "--statistics-batches takes a whole number from 0 to 1000000, got -1"),
-        (dict(recipe="adapt_segmentation"), "for segmentation, the network is one of classification"),
+        (dict(recipe="adapt_segmentation", padding=0), "for segmentation, the network is one of classification"),
         (dict(tracker="nonesuch"), "Unknown tracker"),
     ]
     for options, message in cases:

@@ -14,7 +14,8 @@ from timm_layeract.analysis import VarianceRecorder, mean_weights
 from timm_layeract.analysis.convergence import RECIPE, Settings, _row
 from timm_layeract.data.augment import normalize
 from timm_layeract.data.digits import digit_splits
-from timm_layeract.data.sources import ImageSplit, holdout
+from timm_layeract.data.sources import ImageSplit
+from timm_layeract.data.splits import holdout
 
 SHORT = ["--runs", "2", "--epochs", "2", "--at", "1,2", "--threshold", "30", "--lr", "0.02", "--batch-size", "16"]
 

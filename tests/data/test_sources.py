@@ -10,7 +10,8 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from timm_layeract.data import sources
-from timm_layeract.data.sources import ImageSplit, StoredSplit, holdout, load_splits
+from timm_layeract.data.sources import ImageSplit, StoredSplit, load_splits
+from timm_layeract.data.splits import holdout
 from timm_layeract.errors import UserError
 
 

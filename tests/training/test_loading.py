@@ -1,6 +1,7 @@
 """Worker processes are started once for data that is read again."""
 
 import os
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ class Readers(torch.utils.data.Dataset[tuple[Tensor, int]]):
     def __len__(self) -> int:
         return 12
 
-    def __getitems__(self, rows: list[int]) -> tuple[Tensor, int]:
+    def __getitems__(self, rows: Sequence[int]) -> tuple[Tensor, int]:
         return torch.tensor(rows), os.getpid()
 
 

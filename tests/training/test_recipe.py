@@ -68,6 +68,46 @@ def test_wrong_values_are_refused_in_one_line(values: dict[str, object], words: 
         assert word in str(error.value)
 
 
+OTHERS = {
+    "label_smoothing": 0.1, "channels_last": True, "image_size": [8, 8], "progressive_sizes": [[0.5, 16]],
+    "ten_crop": [9, 9], "padding": 4, "flip": True, "random_erasing": 0.2, "adversarial": "fgsm",
+    "adversarial_epsilon": 4.0, "masks": "binary", "class_names": ["a", "b"], "vocab_size": 9, "max_tokens": 9,
+}  # fmt: skip
+FOREIGN = {
+    "classification": {"masks", "class_names", "vocab_size", "max_tokens"},
+    "segmentation": {
+        "label_smoothing", "ten_crop", "padding", "random_erasing", "adversarial", "adversarial_epsilon", "vocab_size",
+        "max_tokens",
+    },
+    "text": {
+        "channels_last", "image_size", "progressive_sizes", "ten_crop", "padding", "flip", "random_erasing",
+        "adversarial", "adversarial_epsilon", "masks", "class_names",
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("task", FOREIGN)
+@pytest.mark.parametrize("key", OTHERS)
+def test_keys_of_other_tasks_are_refused_where_they_ask_for_something(task: str, key: str) -> None:
+    values = {"epochs": 1, "task": task}
+    if key in FOREIGN[task]:
+        with pytest.raises(UserError, match=f"{key} is not for {task}; leave it out"):
+            recipe_from_dict({**values, key: OTHERS[key]}, "mine")
+    else:
+        assert recipe_from_dict({**values, key: OTHERS[key]}, "mine").to_dict()[key] == OTHERS[key]
+
+
+@pytest.mark.parametrize("task", FOREIGN)
+def test_recipes_hold_all_keys_those_of_other_tasks_asking_for_nothing(task: str) -> None:
+    recipe = recipe_from_dict({"epochs": 1, "task": task}, "mine")
+    given = recipe.to_dict()
+    nothing = (None, False, 0, 8.0, "none", [])  # adversarial_epsilon alone says nothing
+    assert all(given[key] in nothing for key in FOREIGN[task])
+    defaults = {"classification": (4, True), "segmentation": (0, True), "text": (0, False)}
+    assert (given["padding"], given["flip"]) == defaults[task]
+    assert recipe_from_dict(given, "mine") == recipe
+
+
 def test_files(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("epochs: 2\nweight_decay: 1e-4\nmixed_precision: no\nimage_size: [24, 24]\n")

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torchvision.transforms.functional import pil_to_tensor
 
 from timm_layeract.data.augment import normalize
-from timm_layeract.data.sources import ImageSplit, holdout
+from timm_layeract.data.sources import ImageSplit
+from timm_layeract.data.splits import holdout
 from timm_layeract.errors import UserError
 from timm_layeract.training import run
 from timm_layeract.training.engine import Trainer

@@ -19,6 +19,7 @@ from timm_layeract.data.masks import MaskSplit, load_mask_splits
 from timm_layeract.errors import UserError
 from timm_layeract.prediction.files import load_segmenter
 from timm_layeract.training import run
+from timm_layeract.training.engine import Trainer
 from timm_layeract.training.options import Execution
 from timm_layeract.training.recipe import list_recipes, load_recipe
 from timm_layeract.training.tasks.classification import Classification
@@ -139,6 +140,31 @@ def test_figures_of_images_without_foreground() -> None:
     assert task().summarise([0.5, 2.0, 1.0, 1.0]) == {"loss": 0.5, "iou": 50.0, "dice": pytest.approx(200 / 3)}
 
 
+def test_smaller_windows_at_first(tmp_path: Path) -> None:
+    recipe = RECIPE.replace(epochs=2, batch_size=4, progressive_sizes=[[0.5, 16]], image_size=[32, 32], accumulate=1)
+    model = network("unet_nobn_lasilu")
+    sides: list[tuple[bool, int]] = []
+    model.register_forward_pre_hook(lambda module, inputs: sides.append((module.training, inputs[0].shape[-1])))
+    split = discs(8)
+    list(Trainer(model, recipe, Segmentation(model, recipe, split), split, split, tmp_path, progress=False).fit())
+    trained = [side for training, side in sides if training]
+    assert trained[:2] == [16, 16]
+    assert {*trained[2:]} == {32}
+
+
+def test_windows_and_masks_are_made_smaller_alike() -> None:
+    """A square of 8 on a field of 32, at twice the side, is one of 4 on 16, in image and mask."""
+    image, mask = torch.zeros(3, 32, 32, dtype=torch.uint8), torch.zeros(32, 32, dtype=torch.uint8)
+    image[:, 8:16, 20:28], mask[8:16, 20:28] = 255, 1
+    recipe = RECIPE.replace(image_size=[32, 32], flip=False)
+    segmentation = Segmentation(network(), recipe)
+    inputs, targets = segmentation.inputs(([image], [mask]), SampleRandom(0, 1), 16)
+    assert (inputs.shape, targets.shape, targets.dtype) == ((1, 3, 16, 16), (1, 16, 16), torch.uint8)
+    bright = inputs[0, 0] > inputs[0, 0].mean() + inputs[0, 0].std()
+    assert torch.equal(bright, targets[0] == 1)
+    assert int(targets.sum()) == 16
+
+
 @pytest.mark.parametrize(
     ("name", "options", "changes", "says"),
     [
@@ -146,6 +172,7 @@ def test_figures_of_images_without_foreground() -> None:
         ("resnet20_lasilu", {"num_classes": 3}, {}, r"gives \(3,\).*a map of that size for each class"),
         ("unet_lasilu", {}, {"image_size": [32, 64]}, r"a square, not \(32, 64\)"),
         ("unet_lasilu", {}, {"label_smoothing": 0.1}, "label_smoothing is not for segmentation"),
+        ("unet_lasilu", {}, {"progressive_sizes": [[0.5, 24]]}, "progressive_sizes .* multiples of 16, not 24"),
     ],
 )
 def test_what_cannot_be_trained_is_refused(name: str, options: dict, changes: dict, says: str) -> None:

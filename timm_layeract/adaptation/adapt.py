@@ -31,8 +31,7 @@ from ..checkpoints.records import Identity, Result
 from ..checkpoints.save import is_smp, save_pretrained, save_weights
 from ..compat.torch import BatchNorm
 from ..data.classes import check_classes, label_names
-from ..data.masks import Masks
-from ..data.sources import Split
+from ..data.splits import Split
 from ..errors import UserError
 from ..models.text_rcnn import TextRCNN
 from ..models.unet_layeract import UNet, UNetPlusPlus
@@ -45,7 +44,7 @@ from ..training.options import ADAPTATION, Adaptation, Execution, RunOptions
 from ..training.progress import show_figures
 from ..training.recipe import Recipe, load_recipe
 from ..training.run import check_tracker, fit, identify, open_splits, running, write_result
-from ..training.tasks import TASKS
+from ..training.tasks import TASKS, Task
 from .distillation import Taught
 from .noise import quick_set, under_noise
 from .report import write_report
@@ -53,7 +52,7 @@ from .target import target_network
 
 __all__ = ["adapt", "adapt_by_options"]
 
-Splits = Mapping[str, Split | Masks]
+Splits = Mapping[str, Split]
 
 
 def adapt(
@@ -149,7 +148,7 @@ def _adapt(
     teacher = deepcopy(source).eval().to(process_state().device)
     if recipe.channels_last:
         teacher = teacher.to(memory_format=torch.channels_last)
-    task = TASKS[recipe.task](target, recipe, splits["train"])
+    task: Task = TASKS[recipe.task](target, recipe, splits["train"])
     if adaptation.distill:
         task = Taught(task, teacher, recipe, labelled=not adaptation.unlabelled)
     with TemporaryDirectory() if output is None else nullcontext(output) as folder:
@@ -209,7 +208,7 @@ def _run(trainer: Trainer, teacher: nn.Module, identity: Identity, splits: Split
     elif trainer.accelerator.is_main_process:
         save_weights(trainer.evaluated, trainer.best_weights)
     test = splits.get("test")
-    noisy = quick_set(test or trainer.val_data)  # type: ignore[arg-type]
+    noisy = quick_set(test or trainer.val_data)
     monitor = trainer.task.monitor
     networks = dict(zip(NETWORKS, (teacher, trainer.evaluated), strict=True))
     evaluate = {name: partial(_figure, trainer, network, monitor) for name, network in networks.items()}

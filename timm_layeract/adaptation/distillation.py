@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..data.augment import SampleRandom
 from ..training.recipe import Recipe
-from ..training.tasks.classification import Task
+from ..training.tasks import Task
 
 __all__ = ["Taught"]
 
@@ -43,9 +43,11 @@ class Taught(Task):
         self.monitor, self.one_by_one = task.monitor, task.one_by_one
         self.samples, self.extent = task.samples, task.extent
 
-    def inputs(self, batch: tuple[Tensor, ...], random: SampleRandom | None) -> tuple[Tensor, Any]:
+    def inputs(
+        self, batch: tuple[Any, ...], random: SampleRandom | None, side: int | None = None
+    ) -> tuple[Tensor, Any]:
         """As the task's; targets to train on come with the teacher's outputs."""
-        inputs, targets = self.task.inputs(batch, random)
+        inputs, targets = self.task.inputs(batch, random, side)
         if random is None and self.labelled:
             return inputs, targets
         layout = torch.channels_last if self.recipe.channels_last else torch.contiguous_format

@@ -6,8 +6,9 @@ from typing import Any
 import torch
 
 from .._utils.progress import progress_bar
-from ..data.masks import Masks, MaskSplit, StoredMasks
-from ..data.sources import ImageSplit, Split
+from ..data.masks import MaskSplit, StoredMasks
+from ..data.sources import ImageSplit
+from ..data.splits import Split
 from ..robustness.corruptions.constants import CATEGORIES, QUICK_CATEGORY, QUICK_IMAGES, SEVERITIES
 from ..robustness.corruptions.generate import corrupt
 
@@ -16,7 +17,7 @@ __all__ = ["quick_set", "under_noise"]
 Evaluate = Callable[[Any], float]
 
 
-def quick_set(split: Split | Masks) -> ImageSplit | MaskSplit:
+def quick_set(split: Split) -> ImageSplit | MaskSplit:
     """The first images of a split, in memory."""
     taken = split.take(torch.arange(min(len(split), QUICK_IMAGES)))
     if isinstance(taken, ImageSplit | MaskSplit):

@@ -19,7 +19,8 @@ from accelerate.utils import set_seed
 from .._utils.files import markdown_table, write_json
 from .._utils.names import dataset_name
 from .._utils.writing import write_whole
-from ..data.sources import Split, load_splits
+from ..data.sources import load_splits
+from ..data.splits import Split
 from ..errors import UserError, did_you_mean
 from ..training.options import Execution, silent
 from ..training.recipe import Recipe

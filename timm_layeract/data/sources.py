@@ -26,11 +26,10 @@ from .opening import open_data_set, split_roles, test_split, with_labels
 __all__ = [
     "EncodedImages",
     "ImageSplit",
-    "Split",
+    "Images",
     "StoredSplit",
     "TestRows",
     "encoded_test_rows",
-    "holdout",
     "load_splits",
     "load_test_split",
 ]
@@ -168,19 +167,7 @@ class StoredSplit(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
         return digest.hexdigest()
 
 
-Split = ImageSplit | StoredSplit
-
-
-def holdout(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
-    """Divide a split at random into ``(1 - fraction, fraction)``, always alike for a seed; the second part selects."""
-    held = round(len(split) * fraction)
-    if held == 0 or held == len(split):
-        raise UserError(
-            f"Holding out {fraction:g} of {len(split)} training samples leaves a part empty; "
-            f"give more of them or another validation_fraction."
-        )
-    order = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed))
-    return split.take(order[held:]), split.take(order[:held])
+Images = ImageSplit | StoredSplit
 
 
 def load_splits(
@@ -190,7 +177,7 @@ def load_splits(
     progress: bool = True,
     labelled: bool = True,
     columns: Columns | None = None,
-) -> dict[str, Split]:
+) -> dict[str, Images]:
     """Read a labelled image data set, and decode it if it fits into memory.
 
     Args:
@@ -330,7 +317,7 @@ def encoded_test_rows(source: str, split: str | None = None, columns: Columns | 
 
 def _split(
     encoded: EncodedImages, labels: Tensor, classes: tuple[str, ...], image_size: tuple[int, int], progress: bool
-) -> Split:
+) -> Images:
     """A split, decoded if it fits into memory."""
     height, width = image_size
     if len(encoded) * 3 * height * width > MAX_BYTES:

@@ -47,7 +47,7 @@ def estimate(start: Start, recipe: Recipe, data: str, steps: int = STEPS) -> Est
     seconds = {side: trainer.time_step(steps, sides.index(side)) for side in dict.fromkeys(sides)}
     # Images are evaluated in about a third of the time of training on them.
     test_samples = len(splits["test"]) if "test" in splits else 0
-    evaluated = trainer.epochs * len(trainer.val_data) + test_samples  # type: ignore[arg-type]
+    evaluated = trainer.epochs * len(trainer.val_data) + test_samples
     trained = sum(seconds[side] for side in sides) * trainer.total_steps / trainer.epochs
     total = trained + seconds[sides[-1]] * evaluated / recipe.batch_size / 3
     return Estimate(trainer, test_samples, trained, total)
@@ -57,7 +57,7 @@ def dry_run(start: Start, recipe: Recipe, data: str) -> str:
     """What `train` would do, for a person to read: recipe, model, steps, and time."""
     found = estimate(start, recipe, data)
     trainer, task = found.trainer, found.trainer.task
-    training, validation = (len(split) for split in (trainer.train_data, trainer.val_data))  # type: ignore[arg-type]
+    training, validation = (len(split) for split in (trainer.train_data, trainer.val_data))
     parameters = sum(parameter.numel() for parameter in trainer.unwrapped.parameters())
     lines = [f"{key}: {value}" for key, value in recipe.to_dict().items() if value is not None]
     return "\n".join(

@@ -21,13 +21,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
-from torch.utils.data import Dataset
-from torchvision.transforms.functional import resize
 
 from .._utils.writing import write_whole
 from ..checkpoints.save import save_weights
 from ..compat.torch import accelerator
 from ..data.augment import SampleRandom
+from ..data.splits import Split
 from ..dead_units import dead_units
 from ..errors import UserError
 from .batches import Batches, Part, enough_for_batch_norm, stream
@@ -41,7 +40,7 @@ from .optim import create_optimizer, create_schedule
 from .options import Execution
 from .progress import EpochProgress
 from .recipe import Recipe
-from .tasks.classification import Task
+from .tasks import Task
 
 __all__ = ["DivergedError", "EpochRecord", "EpochTime", "Trainer", "process_state"]
 
@@ -88,7 +87,7 @@ class Trainer:
         model: timm model.
         recipe: What to do.
         task: What it is done for.
-        train: Training data: a map-style data set that hands out uint8 batches by `__getitems__`.
+        train: Training data.
         val: Held-out data that chooses the best epoch.
         output: Folder of the run.
         checkpoint_steps: Optimizer steps between checkpoints within an epoch; there is one at each epoch's end too.
@@ -106,8 +105,8 @@ class Trainer:
         model: nn.Module,
         recipe: Recipe,
         task: Task,
-        train: Dataset[Any],
-        val: Dataset[Any],
+        train: Split,
+        val: Split,
         output: Path,
         *,
         checkpoint_steps: int = Execution.checkpoint_steps,
@@ -131,7 +130,7 @@ class Trainer:
         check_distribution(self.accelerator)
         self.progress = progress and self.accelerator.is_main_process
         process, processes = self.accelerator.process_index, self.accelerator.num_processes
-        images = len(train)  # type: ignore[arg-type]
+        images = len(train)
         self.batches = Batches(images, recipe.batch_size, recipe.seed, recipe.accumulate, process, processes)
         if recipe.channels_last:
             model = model.to(memory_format=torch.channels_last)
@@ -235,7 +234,7 @@ class Trainer:
 
     def first_inputs(self, steps: int) -> Iterator[Tensor]:
         """What the first steps of training (of an epoch at most) put into the network, the same in every process."""
-        batches = Batches(len(self.train_data), self.recipe.batch_size, self.recipe.seed)  # type: ignore[arg-type]
+        batches = Batches(len(self.train_data), self.recipe.batch_size, self.recipe.seed)
         parts = batches.parts(0, 0, min(steps, batches.steps))
         for part, batch in zip(parts, self._load(self.train_data, [p.indices for p in parts]), strict=True):
             random = SampleRandom(stream(self.recipe.seed, 0, part.step), self.recipe.batch_size, part.rows)
@@ -260,11 +259,11 @@ class Trainer:
                 f"give another --output to start anew."
             ) from error
 
-    def evaluate(self, data: Dataset[Any], network: nn.Module | None = None) -> dict[str, float]:
+    def evaluate(self, data: Split, network: nn.Module | None = None) -> dict[str, float]:
         """The task's figures of the evaluated network, or another, on a data set, every sample counted once."""
         network = (network or self.evaluated).eval()
         process, processes = self.accelerator.process_index, self.accelerator.num_processes
-        rows = range(process, len(data), processes)  # type: ignore[arg-type]
+        rows = range(process, len(data), processes)
         size = 1 if self.task.one_by_one else max(1, 4 * self.recipe.batch_size // processes)
         found = []
         with torch.no_grad(), self.accelerator.autocast():
@@ -276,7 +275,7 @@ class Trainer:
 
     def _dead_units(self) -> dict[str, float]:
         """Percent of dead channels and parameters of the evaluated network; see `EpochRecord`."""
-        probes = min(PROBES, len(self.val_data))  # type: ignore[arg-type]
+        probes = min(PROBES, len(self.val_data))
         size = max(len(part.indices) for part in self.batches.parts(0, 0, 1))
         rows = [list(range(start, min(start + size, probes))) for start in range(0, probes, size)]
 
@@ -318,20 +317,18 @@ class Trainer:
         parts = self.batches.parts(epoch, first, end)
         side = self.recipe.training_side(epoch / self.epochs)
         for part, batch in zip(parts, self._load(self.train_data, [p.indices for p in parts]), strict=True):
-            if side:
-                batch = (resize(batch[0], side), *batch[1:])
-            self._part(epoch, part, batch)
+            self._part(epoch, part, batch, side)
             if part.last:
                 self._optimizer_step()
                 yield
 
-    def _part(self, epoch: int, part: Part, batch: tuple[Tensor, ...]) -> None:
+    def _part(self, epoch: int, part: Part, batch: tuple[Any, ...], side: int | None) -> None:
         """Add the gradients of one part of a step, and what the task measured."""
         seed = stream(self.recipe.seed, epoch, part.step)
         # Whatever the network draws (dropout, stochastic depth), it draws again after a resume.
         torch.manual_seed(stream(seed, part.rows.start))
         random = SampleRandom(seed, self.recipe.batch_size, part.rows)
-        inputs, targets = self.task.inputs(batch, random)
+        inputs, targets = self.task.inputs(batch, random, side)
         # Processes exchange gradients once a step, in its last part.
         with nullcontext() if part.last else self.accelerator.no_sync(self.model):
             sums, loss = (self.graphs or self._passes)(self._lay_out(inputs), targets)
@@ -357,7 +354,7 @@ class Trainer:
         if self.ema:
             self.ema.update(self.unwrapped, self.step)
 
-    def _load(self, data: Dataset[Any], batches: list[list[int]]) -> Iterator[tuple[Tensor, ...]]:
+    def _load(self, data: Split, batches: list[list[int]]) -> Iterator[tuple[Tensor, ...]]:
         """The batches of these rows, on this process's device."""
         if data is self.train_data and self.device_data is not None:
             return self.device_data.batches(batches)

@@ -1,11 +1,21 @@
 """Batches of a data set by lists of rows, whose worker processes live as long as the loader."""
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol, cast
 
 from torch.utils.data import DataLoader, Dataset
 
 __all__ = ["RowLoader"]
+
+
+class Batched(Protocol):
+    """What batches are read of."""
+
+    def __len__(self) -> int:
+        """Number of rows."""
+
+    def __getitems__(self, indices: Sequence[int]) -> Any:
+        """A batch."""
 
 
 class RowLoader:
@@ -15,16 +25,16 @@ class RowLoader:
     longer than many an epoch.
 
     Args:
-        data: Hands out a whole batch by `__getitems__`.
+        data: Hands out whole batches.
         workers: Processes that read; 0 reads in this one.
         pin_memory: Put batches where a GPU copies from without waiting.
         keep: Keep the workers between calls, for data that is read again.
     """
 
-    def __init__(self, data: Dataset[Any], workers: int, pin_memory: bool, keep: bool) -> None:
+    def __init__(self, data: Batched, workers: int, pin_memory: bool, keep: bool) -> None:
         self._batches: list[list[int]] = []
         self._loader = DataLoader(
-            data,
+            cast("Dataset[Any]", data),
             batch_sampler=_Rows(self._batches),
             collate_fn=_as_it_is,
             num_workers=workers,

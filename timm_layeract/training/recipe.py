@@ -4,8 +4,7 @@ import dataclasses
 import json
 import types
 import typing
-from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,14 +14,12 @@ from .._utils.files import read_text
 from .._utils.options import Bounds, shortened
 from ..errors import UserError, did_you_mean
 
-__all__ = ["MASK_KEYS", "RATES", "SEEDS", "TEXT_KEYS", "Recipe", "list_recipes", "load_recipe", "read_yaml"]
+__all__ = ["RATES", "SEEDS", "Recipe", "list_recipes", "load_recipe", "read_yaml"]
 
 RECIPES = Path(__file__).parent / "recipes"
 SEEDS = Bounds(0, 2**32 - 1)  # what every library takes
 RATES = Bounds(above=0, most=1e30)  # what a float32 weight can be moved by
 HOW_KEYS = ("cuda_graph", "data_on_device")  # which leave the outcome as it is
-TEXT_KEYS = ("vocab_size", "max_tokens")  # of recipes for texts only
-MASK_KEYS = ("masks", "class_names")  # of recipes for segmentation only
 
 _COUNT, _FRACTION, _SIDE = Bounds(1, 10**9), Bounds(0, below=1), Bounds(1, 2**16)
 # Of a recipe's numbers, each of them where there are several.
@@ -46,9 +43,17 @@ BOUNDS = {
 }
 
 
+TaskName = Literal["classification", "segmentation", "text"]
+
+
+def _of(*tasks: TaskName, default: Any, off: Any = None) -> Any:
+    """A field of the recipes of these tasks; in others it is `off`, the default where that asks for nothing."""
+    return field(default=default, metadata={"tasks": tasks, "off": default if off is None else off})
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """All that decides the outcome of a run beside the model and the data.
+    """All that decides the outcome of a run beside the model and the data; some keys are of some tasks only.
 
     Attributes:
         name: Name in results; the file's stem.
@@ -102,7 +107,7 @@ class Recipe:
 
     name: str = "custom"
     source: str = ""
-    task: Literal["classification", "segmentation", "text"] = "classification"
+    task: TaskName = "classification"
     epochs: int | None = None
     steps: int | None = None
     batch_size: int = 128
@@ -117,31 +122,36 @@ class Recipe:
     schedule: Literal["multistep", "cosine", "one-cycle"] = "one-cycle"
     milestones: tuple[float, ...] = (0.5, 0.75)
     warmup: float = 0.2
-    label_smoothing: float = 0.0
+    label_smoothing: float = _of("classification", "text", default=0.0)
     ema_decay: float = 0.0
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
-    channels_last: bool = False
+    channels_last: bool = _of("classification", "segmentation", default=False)
     sync_batch_norm: bool = False
-    image_size: tuple[int, int] | None = None
-    progressive_sizes: tuple[tuple[float, int], ...] = ()
-    ten_crop: tuple[int, int] | None = None
-    padding: int = 4
-    flip: bool = True
-    random_erasing: float = 0.0
-    adversarial: Literal["none", "fgsm", "pgd"] = "none"
-    adversarial_epsilon: float = 8.0
+    image_size: tuple[int, int] | None = _of("classification", "segmentation", default=None)
+    progressive_sizes: tuple[tuple[float, int], ...] = _of("classification", "segmentation", default=())
+    ten_crop: tuple[int, int] | None = _of("classification", default=None)
+    padding: int = _of("classification", default=4, off=0)
+    flip: bool = _of("classification", "segmentation", default=True, off=False)
+    random_erasing: float = _of("classification", default=0.0)
+    adversarial: Literal["none", "fgsm", "pgd"] = _of("classification", default="none")
+    adversarial_epsilon: float = _of("classification", default=8.0)
     image_column: str | None = None
     label_column: str | None = None
-    masks: Literal["binary", "classes"] | None = None
-    class_names: tuple[str, ...] | None = None
-    vocab_size: int | None = None
-    max_tokens: int | None = None
+    masks: Literal["binary", "classes"] | None = _of("segmentation", default=None)
+    class_names: tuple[str, ...] | None = _of("segmentation", default=None)
+    vocab_size: int | None = _of("text", default=None)
+    max_tokens: int | None = _of("text", default=None)
     validation_fraction: float = 0.1
     cuda_graph: bool = False
     data_on_device: Literal["auto", "true", "false"] = "auto"
 
     def __post_init__(self) -> None:
-        """Refuse values that no run can have."""
+        """Refuse values that no run can have; what is of other tasks is off."""
+        for each in dataclasses.fields(self):
+            if self.task not in each.metadata.get("tasks", (self.task,)):
+                if getattr(self, each.name) not in (each.default, each.metadata["off"]):
+                    raise self._foreign(each.name)
+                object.__setattr__(self, each.name, each.metadata["off"])
         if (self.epochs is None) == (self.steps is None):
             raise UserError(f"Recipe {self.name}: give epochs or steps, and not both.")
         for key, bounds in BOUNDS.items():
@@ -164,11 +174,8 @@ class Recipe:
         """A copy with some values changed, checked like a file's."""
         return recipe_from_dict(_changed(dataclasses.asdict(self), changes), f"recipe {self.name}")
 
-    def refuse(self, task: str, keys: Iterable[str]) -> None:
-        """Refuse (UserError) keys that a task would ignore, where they ask for something."""
-        asked = [key for key in keys if getattr(self, key) not in (None, False, 0, "none", ())]
-        if asked:
-            raise UserError(f"Recipe {self.name}: {asked[0]} is not for {task}; set it to 0, null, false, none or [].")
+    def _foreign(self, key: str) -> UserError:
+        return UserError(f"Recipe {self.name}: {key} is not for {self.task}; leave it out.")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values of what decides the outcome, as JSON holds them; `recipe_from_dict` reads them back."""
@@ -245,7 +252,11 @@ def recipe_from_dict(values: dict[str, Any], where: str) -> Recipe:
         if key not in hints:
             raise UserError(f"{where}: unknown key {shortened(key)}; {did_you_mean(str(key)[:60], hints)}")
         checked[key] = _as_kind(value, hints[key], f"{where}: {key}")
-    return Recipe(**checked)
+    recipe = Recipe(**checked)
+    for key, value in checked.items():
+        if getattr(recipe, key) != value:  # it asked for something, the default, that another task does
+            raise recipe._foreign(key)
+    return recipe
 
 
 def _as_kind(value: Any, kind: Any, where: str) -> Any:

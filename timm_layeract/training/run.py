@@ -23,7 +23,7 @@ from .._utils.records import check_record, read_record
 from ..checkpoints.fingerprint import activation_fingerprint
 from ..checkpoints.records import Identity, Result
 from ..checkpoints.save import save_pretrained
-from ..data.sources import Split, holdout
+from ..data.splits import Split, holdout
 from ..errors import UserError, did_you_mean
 from .curves import plot_curves
 from .engine import EpochRecord, Trainer, process_state
@@ -33,7 +33,7 @@ from .progress import show_classes, show_dead, show_figures
 from .recipe import Recipe
 from .start import Start
 from .tasks import TASKS
-from .tasks.classification import Task
+from .tasks.protocol import Task
 
 __all__ = [
     "build_trainer",
@@ -80,7 +80,7 @@ def train(
     return _train(model, recipe, splits, Path(output), called, start.weights, execution)
 
 
-def prepare(start: Start, recipe: Recipe, data: str, progress: bool) -> tuple[torch.nn.Module, dict[str, Split]]:
+def prepare(start: Start, recipe: Recipe, data: str, progress: bool) -> tuple[torch.nn.Module, Mapping[str, Split]]:
     """The network as its seed initialises it, and the splits of a data set; arguments as of `train`."""
     start.check(recipe)
     splits = open_splits(data, recipe, recipe.image_size or start.source.describe()[1], progress)
@@ -90,7 +90,7 @@ def prepare(start: Start, recipe: Recipe, data: str, progress: bool) -> tuple[to
 
 def open_splits(
     data: str, recipe: Recipe, size: tuple[int, int], progress: bool, labelled: bool = True
-) -> dict[str, Split]:
+) -> Mapping[str, Split]:
     """The splits of a data set by name, as the recipe's task reads them; see `NamedTask.splits`."""
     state = process_state()
     with state.main_process_first():  # the first to read fills the cache that the others read

@@ -6,7 +6,7 @@ from torch import nn
 
 from ..checkpoints.save import is_smp
 from ..data.classes import label_names
-from ..data.sources import Split
+from ..data.splits import Split
 from ..errors import UserError
 from ..layers import set_alpha
 from ..networks import Source, parse_source

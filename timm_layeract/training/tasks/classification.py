@@ -1,88 +1,29 @@
-"""What is trained for: how a batch becomes inputs and targets, the loss, and the figures."""
+"""Classification of images as a task: augmented images, cross-entropy, top-1 accuracy; adversarial training."""
 
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from timm.data import resolve_model_data_config
 from torch import Tensor, nn
-from torchvision.transforms.functional import ten_crop
+from torchvision.transforms.functional import resize, ten_crop
 
 from ...data.augment import SampleRandom, normalize, random_crop_flip, random_erase
 from ...data.classes import check_channels
 from ...data.columns import Columns
-from ...data.sources import Split, load_splits
+from ...data.sources import Images, load_splits
+from ...data.splits import Split
 from ...errors import UserError
 from ...models.text_rcnn import TextRCNN
 from ...models.unet_layeract import UNet, UNetPlusPlus
 from ...robustness.attacks import fgsm, pgd
-from ..recipe import MASK_KEYS, TEXT_KEYS, Recipe
+from ..recipe import Recipe
 
-__all__ = ["Classification", "NamedTask", "Task"]
+__all__ = ["Classification", "check_labels"]
 
 PGD_STEPS = 7
 TEMPERATURE = 2.0  # of distillation
-
-
-class Task(Protocol):
-    """What the engine asks of a task.
-
-    Attributes:
-        monitor: Figure that chooses the best epoch on held-out data; higher is better.
-        one_by_one: Samples have sizes of their own: evaluation takes each alone.
-        samples: What a sample is called, in the plural.
-        extent: How large samples are, for a person to read.
-    """
-
-    monitor: str
-    one_by_one: bool
-    samples: str
-    extent: str
-
-    def inputs(self, batch: tuple[Tensor, ...], random: SampleRandom | None) -> tuple[Tensor, Tensor]:
-        """Network inputs and targets from what the split hands out, augmented where `random` is given."""
-
-    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """What is minimised: a mean over the samples."""
-
-    def match(self, outputs: Tensor, others: Tensor) -> Tensor:
-        """How far outputs lie from those of another network (a teacher): a mean over the samples, to be minimised."""
-
-    def decide(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """What outputs of `predict` say as targets; where `targets` say that nothing counts, they still do."""
-
-    def predict(self, network: nn.Module, inputs: Tensor) -> Tensor:
-        """Outputs for evaluation."""
-
-    def measure(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Numbers ``(N, K)`` for each sample; their means over samples, whoever computed them, go to `summarise`."""
-
-    def summarise(self, means: list[float]) -> dict[str, float]:
-        """Figures by name, from the K means: ``loss``, and percentages, among them the monitor."""
-
-    def illustrate(self, network: nn.Module, data: Any, path: Path) -> None:
-        """Save a picture of what the network makes of some held-out samples, if there is anything to see."""
-
-
-class NamedTask(Task, Protocol):
-    """A task that reads a data set by name."""
-
-    @staticmethod
-    def splits(
-        source: str, recipe: Recipe, input_size: tuple[int, int], progress: bool, labelled: bool = True
-    ) -> dict[str, Any]:
-        """The data set by name: ``"train"`` and perhaps ``"test"``, each a map-style data set with `__getitems__`.
-
-        With `labelled` False it need have no labels, and none are read.
-        """
-
-    @staticmethod
-    def network_args(split: Any) -> dict[str, Any]:
-        """Arguments of `timm.create_model` that the training data decides, beside the number of classes."""
-
-    def save(self, folder: Path) -> None:
-        """Write into the trained model's folder what its users need beside it, if there is anything."""
 
 
 class Classification:
@@ -91,50 +32,53 @@ class Classification:
     Args:
         model: timm model; its `pretrained_cfg` gives mean and deviation. Attacked where the recipe says so.
         recipe: Augmentation, attack and label smoothing.
-        splits: Whose labels must fit the model's head.
+        train: Whose labels must fit the model's head.
 
     Raises:
-        UserError: Labels outside the head's classes, a network for segmentation or texts, recipe keys of texts.
+        UserError: Labels outside the head's classes, a network for segmentation or texts.
     """
 
     monitor = "top1"
     one_by_one = False
     samples = "images"
 
-    def __init__(self, model: nn.Module, recipe: Recipe, *splits: Split) -> None:
+    def __init__(self, model: nn.Module, recipe: Recipe, train: Split | None = None) -> None:
         if isinstance(model, UNet | UNetPlusPlus):
             raise UserError(f"{type(model).__name__} is a segmentation network: train it with --task segmentation.")
         if isinstance(model, TextRCNN):
             raise UserError(f"{type(model).__name__} reads texts, not images: layeract train --task text trains it.")
-        recipe.refuse("images", TEXT_KEYS)
-        recipe.refuse("classification", MASK_KEYS)
-        if (getattr(model, "pretrained_cfg", None) or {}).get("fixed_input_size"):
-            recipe.refuse("a network for images of one size", ("progressive_sizes",))
+        if recipe.progressive_sizes and (getattr(model, "pretrained_cfg", None) or {}).get("fixed_input_size"):
+            raise UserError(f"Recipe {recipe.name}: progressive_sizes is not for a network for images of one size.")
         check_channels(model)
         self.model, self.recipe = model, recipe
         data_config = resolve_model_data_config(model)
         self.mean, self.std = data_config["mean"], data_config["std"]
         self.input_size: tuple[int, int] = recipe.image_size or tuple(data_config["input_size"][1:])
         self.extent = f"at {'x'.join(map(str, self.input_size))}"
-        check_labels(model, *splits)
+        if train is not None:
+            check_labels(model, train)
 
     @staticmethod
     def splits(
         source: str, recipe: Recipe, input_size: tuple[int, int], progress: bool, labelled: bool = True
-    ) -> dict[str, Split]:
+    ) -> dict[str, Images]:
         """The data set, decoded at the size that the network takes."""
         columns = Columns(recipe.image_column, recipe.label_column)
         return load_splits(source, input_size, recipe.ten_crop, progress, labelled, columns)
 
     @staticmethod
-    def network_args(split: Split) -> dict[str, Any]:
+    def network_args(train: Split) -> dict[str, Any]:
         """None."""
         return {}
 
-    def inputs(self, batch: tuple[Tensor, ...], random: SampleRandom | None) -> tuple[Tensor, Tensor]:
+    def inputs(
+        self, batch: tuple[Tensor, ...], random: SampleRandom | None, side: int | None = None
+    ) -> tuple[Tensor, Tensor]:
         images, labels = batch
         if random is None:
             return normalize(images, self.mean, self.std), labels
+        if side is not None:
+            images = resize(images, side)
         images = random_crop_flip(images, self.recipe.padding, self.recipe.flip, random)
         augmented = random_erase(normalize(images, self.mean, self.std), self.recipe.random_erasing, random)
         return self._attack(augmented, labels, random), labels
@@ -198,12 +142,11 @@ class Classification:
         """Nothing."""
 
 
-def check_labels(model: nn.Module, *splits: Any) -> None:
+def check_labels(model: nn.Module, train: Any) -> None:
     """Refuse (UserError) labels that a model's head has no output for."""
-    for split in splits:
-        highest = int(split.labels.max())
-        if highest >= int(model.num_classes):  # type: ignore[arg-type]
-            raise UserError(
-                f"The data has labels up to {highest} ({len(split.classes)} classes), the model's head has "
-                f"{model.num_classes}; leave --num-classes out, or give at least {len(split.classes)}."
-            )
+    highest = int(train.labels.max())
+    if highest >= int(model.num_classes):  # type: ignore[arg-type]
+        raise UserError(
+            f"The data has labels up to {highest} ({len(train.classes)} classes), the model's head has "
+            f"{model.num_classes}; leave --num-classes out, or give at least {len(train.classes)}."
+        )

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from timm.data import resolve_model_data_config
 from torch import Tensor, nn
+from torchvision.transforms.functional import InterpolationMode, resize
 
 from ...data.augment import SampleRandom, normalize
 from ...data.augment_masks import NUMBERS, TURN, random_windows
@@ -22,8 +23,9 @@ from ...data.images import pad_to_multiple
 from ...data.mask_values import VOID
 from ...data.masks import Masks, load_mask_splits
 from ...data.pictures import compare_masks, save_png
+from ...data.splits import Split
 from ...errors import UserError
-from ..recipe import TEXT_KEYS, Recipe
+from ..recipe import Recipe
 from .many_classes import class_counts, class_figures, cross_entropy_dice, divergence
 
 __all__ = ["IGNORED", "Segmentation", "bce_dice", "overlap_counts"]
@@ -79,18 +81,18 @@ class Segmentation:
         model: timm model with a dense output, a map for each class, or one for the foreground; its `pretrained_cfg`
             gives mean and deviation, its `feature_info` what the sides of whole images are padded to multiples of.
         recipe: `image_size` is that of the windows it is trained on; `flip` turns and mirrors them.
-        split: Whose classes the model's maps are.
+        train: Whose classes the model's maps are.
 
     Raises:
-        UserError: A model without a dense output, or of other classes; windows that are no squares, recipe keys of
-            classification.
+        UserError: A model without a dense output, or of other classes; windows that are no squares, or smaller ones of
+            sides that the network does not take.
     """
 
     monitor = "iou"
     one_by_one = True
     samples = "images"
 
-    def __init__(self, model: nn.Module, recipe: Recipe, split: Masks | None = None) -> None:
+    def __init__(self, model: nn.Module, recipe: Recipe, train: Masks | None = None) -> None:
         data_config = resolve_model_data_config(model)
         self.mean, self.std = data_config["mean"], data_config["std"]
         self.input_size: tuple[int, int] = recipe.image_size or tuple(data_config["input_size"][1:])
@@ -98,19 +100,15 @@ class Segmentation:
         self.flip = recipe.flip
         if self.input_size[0] != self.input_size[1]:
             raise UserError(f"Recipe {recipe.name}: image_size of segmentation is a square, not {self.input_size}.")
-        classification = (
-            "label_smoothing",
-            "random_erasing",
-            "progressive_sizes",
-            "ten_crop",
-            "padding",
-            "adversarial",
-        )
-        recipe.refuse("segmentation", (*classification, *TEXT_KEYS))
         check_channels(model)
         _check_dense(model, self.input_size[0])
-        self.names = _class_names(model, split.classes if split else ())
+        self.names = _class_names(model, train.classes if train else ())
         self.stride: int = model.feature_info[-1]["reduction"]  # type: ignore[index,assignment]
+        odd = [side for _, side in recipe.progressive_sizes if side % self.stride]
+        if odd:
+            raise UserError(
+                f"Recipe {recipe.name}: progressive_sizes of this network are multiples of {self.stride}, not {odd[0]}."
+            )
 
     @staticmethod
     def splits(
@@ -121,18 +119,22 @@ class Segmentation:
         return load_mask_splits(source, progress, labelled, columns, recipe.masks, recipe.class_names)
 
     @staticmethod
-    def network_args(split: Masks) -> dict[str, Any]:
+    def network_args(train: Masks) -> dict[str, Any]:
         """None."""
         return {}
 
-    def inputs(self, batch: tuple[list[Tensor], list[Tensor]], random: SampleRandom | None) -> tuple[Tensor, Tensor]:
-        """Windows where `random` is given; else one whole image, mirrored to the stride."""
+    def inputs(
+        self, batch: tuple[list[Tensor], ...], random: SampleRandom | None, side: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Windows where `random` is given, made smaller to `side`; else one whole image, mirrored to the stride."""
         images, masks = batch
         if random is not None:
             numbers = random.uniform(NUMBERS)
             if not self.flip:
                 numbers[:, TURN] = 0
             windows, targets = random_windows(images, masks, self.input_size[0], numbers)
+            if side is not None:
+                windows, targets = resize(windows, side), resize(targets, side, InterpolationMode.NEAREST_EXACT)
             return normalize(windows, self.mean, self.std), targets
         image, target = normalize(torch.stack(images), self.mean, self.std), torch.stack(masks)
         padded = pad_to_multiple(image, self.stride)
@@ -173,7 +175,7 @@ class Segmentation:
         iou, dice = (both / union, 2 * both / (union + both)) if union else (1.0, 1.0)
         return {"loss": loss, "iou": 100 * iou, "dice": 100 * dice}
 
-    def illustrate(self, network: nn.Module, data: Masks, path: Path) -> None:
+    def illustrate(self, network: nn.Module, data: Split, path: Path) -> None:
         """Save a picture: image, truth and prediction of the first samples."""
         samples = []
         device = next(network.parameters()).device

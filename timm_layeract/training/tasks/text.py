@@ -12,21 +12,10 @@ from ...data.augment import SampleRandom
 from ...data.texts import TextSplit, load_text_splits
 from ...errors import UserError
 from ...models.text_rcnn import TEXT_NETWORKS, TextRCNN
-from ..recipe import MASK_KEYS, Recipe
+from ..recipe import Recipe
 from .classification import Classification, check_labels
 
 __all__ = ["TextClassification", "check_reads_text"]
-
-IMAGE_KEYS = (
-    "image_size",
-    "progressive_sizes",
-    "ten_crop",
-    "padding",
-    "flip",
-    "random_erasing",
-    "adversarial",
-    "channels_last",
-)
 
 
 class TextClassification(Classification):
@@ -35,27 +24,26 @@ class TextClassification(Classification):
     Args:
         model: `TextRCNN` with as many tokens as the vocabulary has.
         recipe: Vocabulary, length of the texts and label smoothing.
-        split: Whose labels must fit the model's head, and whose vocabulary is saved with the model.
+        train: Whose labels must fit the model's head, and whose vocabulary is saved with the model.
 
     Raises:
-        UserError: Another network, labels outside its head, another number of tokens, recipe keys of images.
+        UserError: Another network, labels outside its head, another number of tokens.
     """
 
     samples = "texts"
 
-    def __init__(self, model: nn.Module, recipe: Recipe, split: TextSplit) -> None:
+    def __init__(self, model: nn.Module, recipe: Recipe, train: TextSplit) -> None:
         if not isinstance(model, TextRCNN):
             raise UserError(
                 f"{type(model).__name__} does not read texts; networks that do: {', '.join(TEXT_NETWORKS)}."
             )
-        recipe.refuse("texts", (*IMAGE_KEYS, *MASK_KEYS))
-        check_labels(model, split)
-        if model.vocab_size != len(split.vocabulary):
+        check_labels(model, train)
+        if model.vocab_size != len(train.vocabulary):
             raise UserError(
-                f"The network has {model.vocab_size} tokens, the vocabulary of its texts {len(split.vocabulary)}; "
-                f"create it with vocab_size={len(split.vocabulary)}."
+                f"The network has {model.vocab_size} tokens, the vocabulary of its texts {len(train.vocabulary)}; "
+                f"create it with vocab_size={len(train.vocabulary)}."
             )
-        self.recipe, self.vocabulary = recipe, split.vocabulary
+        self.recipe, self.vocabulary = recipe, train.vocabulary
         self.extent = f"of up to {recipe.max_tokens} tokens" if recipe.max_tokens else "of any length"
 
     @staticmethod
@@ -66,11 +54,13 @@ class TextClassification(Classification):
         return load_text_splits(source, recipe.vocab_size, recipe.max_tokens, progress, recipe.label_column)
 
     @staticmethod
-    def network_args(split: TextSplit) -> dict[str, Any]:  # type: ignore[override]
+    def network_args(train: TextSplit) -> dict[str, Any]:  # type: ignore[override]
         """The number of tokens."""
-        return {"vocab_size": len(split.vocabulary)}
+        return {"vocab_size": len(train.vocabulary)}
 
-    def inputs(self, batch: tuple[Tensor, ...], random: SampleRandom | None) -> tuple[Tensor, Tensor]:
+    def inputs(
+        self, batch: tuple[Tensor, ...], random: SampleRandom | None, side: int | None = None
+    ) -> tuple[Tensor, Tensor]:
         """The batch as it is."""
         tokens, labels = batch
         return tokens, labels
