@@ -112,7 +112,7 @@ def main() -> None:
     text = (
         "# Versions that the tests were run with\n\nWritten by `python scripts/compatibility.py`: the core part of the"
     )
-    text += " the tests on the oldest versions that\n`pyproject.toml` allows, and on the newest.\n\n"
+    text += " tests on the oldest versions that\n`pyproject.toml` allows, and on the newest.\n\n"
     text += f"| {' | '.join(head)} |\n|{' --- |' * len(head)}\n" + "\n".join(rows) + "\n"
     if not asked.check and not asked.sets:
         TABLE.write_text(text)

@@ -42,7 +42,7 @@ def _read(case: Case) -> str:
             if not isinstance(case.read, dict) or "train" in case.read:
                 load_splits(str(place), (8, 8), progress=False)
         except UserError as error:
-            return f"refused: {str(error).replace(f'{place}/', '').replace(str(place), 'it')}"
+            return f"refused: {str(error).replace(f'{place}/', '').replace(str(place), 'the folder')}"
         return said[0].partition(": ")[2]
 
 
