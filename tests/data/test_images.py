@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from timm_layeract.data.images import image_files, read_image, read_picture, to_8_bits
+from timm_layeract.data.brightness import to_8_bits
+from timm_layeract.data.images import image_files, read_image, read_picture
 from timm_layeract.data.sources import load_splits
 from timm_layeract.errors import UserError
 

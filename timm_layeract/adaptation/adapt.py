@@ -30,6 +30,7 @@ from ..checkpoints.manifest import HUB_FILE
 from ..checkpoints.records import Identity, Result
 from ..checkpoints.save import is_smp, save_pretrained, save_weights
 from ..compat.torch import BatchNorm
+from ..data.brightness import record_brightness
 from ..data.classes import check_classes, label_names
 from ..data.splits import Split
 from ..errors import UserError
@@ -232,6 +233,7 @@ def _run(trainer: Trainer, teacher: nn.Module, identity: Identity, splits: Split
         "test": {**trainer.evaluate(test), "images": len(test)} if test else None,
     }
     if trainer.accelerator.is_main_process:
+        record_brightness(trainer.evaluated, getattr(splits["train"], "brightness", None))
         _save(trainer, splits["train"].classes)
         trainer.task.illustrate(trainer.evaluated, trainer.val_data, trainer.output / PICTURE)
         write_result(trainer, result, statistics_seconds=round(seconds, 1))

@@ -51,6 +51,7 @@ KEPT_CFG = (
     "first_conv",
     "classifier",
     "license",
+    "notes",
 )
 # What a manifest's entry comes by after embedding.
 LATER = ("corrupted", "hub")

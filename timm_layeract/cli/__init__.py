@@ -15,6 +15,7 @@ EXTRAS = {
     **dict.fromkeys(("cv2", "mlxtend", "scipy", "sklearn", "torchmetrics"), "eval"),
     "imagecorruptions": "frost",
     "tokenizers": "text",
+    "tifffile": "tiff",
 }
 
 MISTAKE, FAILED, INTERRUPTED = 2, 1, 130  # exit codes

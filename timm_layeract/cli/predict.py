@@ -23,6 +23,10 @@ def predict(
     threshold: Annotated[
         float, typer.Option(min=0, max=1, help="Probability from which a pixel is foreground (networks of one class).")
     ] = 0.5,
+    max_megapixels: Annotated[
+        float | None,
+        typer.Option(min=1, max=1e6, help="Take images of so many megapixels, where you trust them; 179 by default."),
+    ] = None,
     pictures: Annotated[bool, typer.Option("--overlay/--no-overlay", help="Draw the mask over the image too.")] = True,
 ) -> None:
     """Segment images: a mask and an overlay picture of each.
@@ -37,7 +41,15 @@ def predict(
     from ..prediction.files import predict_files
 
     failures = predict_files(
-        model, images, output, tile=tile, overlap=overlap, threshold=threshold, pictures=pictures, report=typer.echo
+        model,
+        images,
+        output,
+        tile=tile,
+        overlap=overlap,
+        threshold=threshold,
+        pictures=pictures,
+        max_megapixels=max_megapixels,
+        report=typer.echo,
     )
     for line in failures:
         typer.echo(f"layeract: {line}", err=True)

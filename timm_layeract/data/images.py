@@ -1,7 +1,8 @@
 """Reading an image file of whatever kind into a uint8 tensor; padding."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 
@@ -11,23 +12,24 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from ..errors import UserError
+from .brightness import Brightness, to_8_bits
+from .tiff import is_tiff, loses_bits, read_tiff, tiff_size
 
 __all__ = [
-    "bits_of_set",
+    "brightness_of_set",
     "called",
+    "decode",
     "image_files",
-    "open_picture",
+    "image_size",
+    "large_images",
     "pad_to",
     "pad_to_multiple",
     "padded_from",
     "read_image",
     "read_picture",
-    "refuse_pages",
-    "to_8_bits",
 ]
 
 ORIENTATION = 0x0112  # of EXIF
-BIT_DEPTHS = (8, 12, 16)  # that cameras mostly have
 
 
 def image_files(folder: Path) -> list[Path]:
@@ -40,107 +42,155 @@ def image_files(folder: Path) -> list[Path]:
     )
 
 
-def read_image(source: Path | bytes, name: str | None = None, bits: int | None = None) -> Tensor:
+def read_image(source: Path | bytes, name: str | None = None, brightness: Brightness | None = None) -> Tensor:
     """Decode an image: uint8 ``(3, H, W)``; see `read_picture`."""
-    return torch.from_numpy(np.array(read_picture(source, name, bits=bits))).permute(2, 0, 1).contiguous()
+    picture = np.array(read_picture(source, name, brightness=brightness))
+    return torch.from_numpy(picture).permute(2, 0, 1).contiguous()
 
 
 def read_picture(
-    source: Path | bytes, name: str | None = None, upright: bool = True, bits: int | None = None
+    source: Path | bytes, name: str | None = None, upright: bool = True, brightness: Brightness | None = None
 ) -> Image.Image:
     """Decode an image of whatever kind as people see it: upright, in RGB, 8 bits a channel.
 
     Grey, palette and CMYK images become RGB, an alpha channel is dropped, the orientation of EXIF is applied. Values of
-    more than 8 bits are scaled by the bit depth that they take, see `to_8_bits`.
+    more than 8 bits are scaled, see `brightness`.
 
     Args:
         source: File, or its content.
         name: What errors call it; the path if left out.
         upright: Apply the orientation of EXIF.
-        bits: Depth of the set that the image is one of, see `bits_of_set`; the image's own if None.
+        brightness: Of the set that the image is one of, see `brightness_of_set`; the image's own if None.
 
     Raises:
-        UserError: Not an image that Pillow reads, broken, of several pages, or with colours of which Pillow loses most.
+        UserError: Not an image that can be read, broken, of several pages, or with colours of which Pillow loses most.
     """
-    picture = open_picture(source, name)
-    refuse_pages(picture, source, name)
+    picture = decode(source, name, upright)
+    if isinstance(picture, np.ndarray):
+        picture = Image.fromarray(to_8_bits(picture, brightness))
     if _keeps_too_little(source, picture):
         raise UserError(
             f"Image {called(source, name)} has colours of 16 bits and uses 12 of them or fewer, of which Pillow keeps "
             f"the upper 4; save it with 8 bits a channel."
         )
-    if _is_deep(picture):
-        exif, picture = picture.getexif(), Image.fromarray(to_8_bits(np.asarray(picture), bits))
-        picture.getexif().update(exif)
-    if upright and picture.getexif().get(ORIENTATION, 1) != 1:
-        picture = ImageOps.exif_transpose(picture)
     if picture.mode == "RGB":
         return picture
     return (picture.convert("RGBA") if "transparency" in picture.info else picture).convert("RGB")
 
 
-def bits_of_set(sources: Iterable[Path | bytes]) -> int | None:
-    """The bit depth that all images of a set are scaled by, so that a dim one stays dimmer than a bright one.
+def brightness_of_set(sources: Iterable[Path | bytes]) -> Brightness | None:
+    """What all images of a set are scaled by, so that a dim one stays dimmer than a bright one.
 
     Args:
         sources: Files of the set, or their contents.
 
     Returns:
-        The largest that an image takes, see `to_8_bits`; None where the first has 8 bits a channel.
+        What holds the values of all; None where the first has 8 bits a channel.
     """
-    largest = None
+    found: list[Brightness] = []
     for source in sources:
-        if largest is None and not _is_deep(open_picture(source, None, decode=False)):
+        if not found and not is_deep(source):
             return None
-        picture = open_picture(source, None)
-        if _is_deep(picture):
-            largest = max(largest or 0, _bits(_range(np.asarray(picture))[1]))
-    return largest
+        values = decode(source)
+        if isinstance(values, np.ndarray):
+            found.append(Brightness.of(values))
+    return Brightness.of_all(found)
 
 
-def to_8_bits(values: np.ndarray, bits: int | None = None) -> np.ndarray:
-    """Brightness of any range as uint8, by what is declared or usual rather than by the brightest pixel.
+def decode(source: Path | bytes, name: str | None = None, upright: bool = True) -> Image.Image | np.ndarray:
+    """An image of 8 bits a channel as Pillow has it; the values of another, ``(H, W)`` or ``(H, W, 3)``.
 
-    Integers are taken to have the fewest bits, of 8, 12 and 16, that hold 999 of 1,000 of the values (a tenth more, for
-    what a camera adds), so that a hot pixel changes nothing and an empty field stays flat; what is above is white.
-    Floating-point numbers up to 1 run from 0 to 1, larger ones as integers. Where values lie below 0, they run from the
-    lowest to the highest, but for one in 1,000 at each end. What is not finite is black, or white if it is infinity.
-
-    Args:
-        values: ``(H, W)``.
-        bits: How many the integers have, where that is known.
+    Arguments and errors as of `read_picture`.
     """
-    numbers = values.astype(np.float64)
-    low, high = _range(values)
-    if low < 0:
-        black, white = low, max(high, low + 1e-12)
-    elif np.issubdtype(values.dtype, np.floating) and high <= 1:
-        black, white = 0.0, 1.0
-    elif bits is not None:
-        black, white = 0.0, 2.0**bits - 1
-    else:
-        black, white = 0.0, max(2.0 ** _bits(high) - 1, high)
-    scaled = (np.nan_to_num(numbers, nan=black, posinf=white, neginf=black).clip(black, white) - black) / (
-        white - black
-    )
-    return (255 * scaled).round().astype(np.uint8)
+    picture = _open(source, name)
+    if picture is None or (picture.format == "TIFF" and loses_bits(picture)):
+        with _in_one_line(source, name):
+            values, orientation = read_tiff(source, called(source, name))
+        return _turned(values, orientation) if upright else values
+    with _in_one_line(source, name):
+        picture.load()
+    pages = getattr(picture, "n_frames", 1)
+    if pages > 1 and picture.format != "MPO":  # a telephone's photograph with a preview
+        raise UserError(f"{called(source, name)} holds {pages} pages; save those you mean as files of their own.")
+    orientation = picture.getexif().get(ORIENTATION, 1) if upright else 1
+    if _has_deep_mode(picture):
+        return _turned(np.asarray(picture), orientation)
+    return picture if orientation == 1 else ImageOps.exif_transpose(picture)
 
 
-def _is_deep(picture: Image.Image) -> bool:
-    """Whether values have more than 8 bits."""
+def is_deep(source: Path | bytes, name: str | None = None) -> bool:
+    """Whether an image has more than 8 bits a channel, by its head; not of those of which Pillow keeps 8."""
+    picture = _open(source, name)
+    return picture is None or _has_deep_mode(picture) or (picture.format == "TIFF" and loses_bits(picture))
+
+
+def image_size(source: Path | bytes, name: str | None = None) -> tuple[int, int]:
+    """Width and height of an image as it is stored, by its head."""
+    picture = _open(source, name)
+    if picture is not None:
+        return picture.size
+    with _in_one_line(source, name):
+        return tiff_size(source, called(source, name))
+
+
+@contextmanager
+def large_images(megapixels: float | None) -> Iterator[None]:
+    """Let images have so many megapixels while the block runs; 179 if None, which a file that lies may not exceed."""
+    before = Image.MAX_IMAGE_PIXELS
+    if megapixels is not None:
+        # Pillow warns above this number, and refuses above its double
+        Image.MAX_IMAGE_PIXELS = max(before or 0, math.ceil(megapixels * 1e6))
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
+
+
+def _open(source: Path | bytes, name: str | None) -> Image.Image | None:
+    """An image as Pillow opens it, not decoded yet; None of a TIFF that it does not know."""
+    with _in_one_line(source, name):
+        try:
+            return Image.open(BytesIO(source if isinstance(source, bytes) else source.read_bytes()))
+        except UnidentifiedImageError:
+            if is_tiff(source):
+                return None
+            raise
+
+
+@contextmanager
+def _in_one_line(source: Path | bytes, name: str | None) -> Iterator[None]:
+    """Say in one line what Pillow raises over an image."""
+    try:
+        yield
+    except UserError:
+        raise
+    except FileNotFoundError as error:
+        raise UserError(f"There is no file {called(source, name)}.") from error
+    except UnidentifiedImageError as error:
+        raise UserError(f"{called(source, name)} is not an image of a kind that Pillow reads.") from error
+    except Image.DecompressionBombError as error:
+        raise UserError(
+            f"Image {called(source, name)} has more pixels than a file that can be trusted mostly has ({error}): "
+            f"`layeract predict --max-megapixels` takes larger ones."
+        ) from error
+    except (OSError, SyntaxError, ValueError) as error:
+        raise UserError(f"Image {called(source, name)} cannot be read ({error}).") from error
+
+
+def _has_deep_mode(picture: Image.Image) -> bool:
+    """Whether Pillow has more than 8 bits of it."""
     return picture.mode in ("I", "F") or picture.mode.startswith("I;16")
 
 
-def _range(values: np.ndarray) -> tuple[float, float]:
-    """Lowest and highest of the finite values, but for one in 1,000 at each end; zeros where there is none."""
-    finite = values[np.isfinite(values)].astype(np.float64)
-    low, high = np.percentile(finite, (0.1, 99.9)) if finite.size else (0.0, 0.0)
-    return float(low), float(high)
-
-
-def _bits(high: float) -> int:
-    """The fewest usual bits that hold a value, or as many as it takes."""
-    return next((bits for bits in BIT_DEPTHS if high <= 1.1 * 2**bits), math.ceil(math.log2(high + 1)))
+def _turned(values: np.ndarray, orientation: int) -> np.ndarray:
+    """Values ``(H, W, ...)`` upright, by the orientation of EXIF."""
+    if orientation in (5, 6, 7, 8):
+        values = values.swapaxes(0, 1)
+    if orientation in (2, 3, 6, 7):
+        values = values[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        values = values[::-1]
+    return np.ascontiguousarray(values)
 
 
 def _keeps_too_little(source: Path | bytes, picture: Image.Image) -> bool:
@@ -151,28 +201,6 @@ def _keeps_too_little(source: Path | bytes, picture: Image.Image) -> bool:
         head = file.read(26)
     deep = head.startswith(b"\x89PNG\r\n\x1a\n") and head[24] == 16 and head[25] in (2, 6)
     return deep and 0 < int(np.asarray(picture)[..., :3].max()) < 16
-
-
-def refuse_pages(picture: Image.Image, source: Path | bytes, name: str | None) -> None:
-    """Refuse (UserError) an image of several pages."""
-    pages = getattr(picture, "n_frames", 1)
-    if pages > 1 and picture.format != "MPO":  # a telephone's photograph with a preview
-        raise UserError(f"{called(source, name)} holds {pages} pages; save those you mean as files of their own.")
-
-
-def open_picture(source: Path | bytes, name: str | None, decode: bool = True) -> Image.Image:
-    """An image as Pillow reads it, in one line a UserError where it cannot."""
-    try:
-        picture = Image.open(BytesIO(source if isinstance(source, bytes) else source.read_bytes()))
-        if decode:
-            picture.load()
-    except FileNotFoundError as error:
-        raise UserError(f"There is no file {called(source, name)}.") from error
-    except UnidentifiedImageError as error:
-        raise UserError(f"{called(source, name)} is not an image of a kind that Pillow reads.") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"Image {called(source, name)} cannot be read ({error}).") from error
-    return picture
 
 
 def called(source: Path | bytes, name: str | None) -> str:

@@ -10,12 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import ImageOps
 from torch import Tensor
 
 from .._utils.files import read_text
 from ..errors import UserError
-from .images import called, open_picture, refuse_pages
+from .images import called, decode
 
 __all__ = ["BINARY", "CLASSES_FILE", "VOID", "Labelling", "find_labelling", "read_class_names", "read_values"]
 
@@ -42,10 +41,8 @@ def read_values(source: Path | bytes, name: str | None = None) -> np.ndarray:
         UserError: Not an image, of several pages, in colour, with fractions, values below 0 or values in both colour
             and alpha; a JPEG of more than two values.
     """
-    picture = open_picture(source, name)
-    refuse_pages(picture, source, name)
-    kind = picture.format
-    values = np.asarray(ImageOps.exif_transpose(picture))
+    picture = decode(source, name)
+    values = np.asarray(picture)
     if values.ndim == 3:
         values = _one_channel(values, f"Mask {called(source, name)}")
     if values.dtype == bool:
@@ -56,7 +53,7 @@ def read_values(source: Path | bytes, name: str | None = None) -> np.ndarray:
         values = values.astype(np.int64)
     if values.size and values.min() < 0:
         raise UserError(f"Mask {called(source, name)} holds {values.min()}; a mask holds numbers of 0 or more.")
-    if kind == "JPEG" and len(_present(values)) > 2:
+    if getattr(picture, "format", None) == "JPEG" and len(_present(values)) > 2:
         raise UserError(f"Mask {called(source, name)} is a JPEG, which blurs the edges of a mask: save it as PNG.")
     return values
 

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from .._utils.progress import tracked
 from ..errors import UserError
+from .brightness import Brightness
 from .columns import Columns, choose_column, encoded_columns
-from .images import bits_of_set, open_picture, read_image
+from .images import brightness_of_set, image_size, read_image
 from .mask_folders import PairFiles, mask_folder
 from .mask_values import BINARY, Labelling, find_labelling, read_class_names, read_values
 from .opening import open_data_set, split_roles
@@ -37,6 +38,7 @@ class MaskSplit(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
         images: uint8, each ``(3, H, W)``.
         masks: uint8, each ``(H, W)`` of its image: zeros and ones, or the class of each pixel and 255 for void.
         classes: Names of the classes; the foreground's alone where there is one; none of masks that were not read.
+        brightness: What images of more than 8 bits were scaled by.
     """
 
     workers: ClassVar[int] = 0  # data in memory is read fastest by the process that needs it
@@ -44,6 +46,7 @@ class MaskSplit(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
     images: tuple[Tensor, ...]
     masks: tuple[Tensor, ...]
     classes: tuple[str, ...] = ("foreground",)
+    brightness: Brightness | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -57,7 +60,7 @@ class MaskSplit(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
     def take(self, indices: Tensor) -> "MaskSplit":
         """The split of these rows only."""
         images, masks = self.__getitems__(indices.tolist())
-        return MaskSplit(tuple(images), tuple(masks), self.classes)
+        return replace(self, images=tuple(images), masks=tuple(masks))
 
     def sha256(self) -> str:
         """Hash of the decoded pixels and masks with their sizes, the data's identity in results."""
@@ -76,14 +79,14 @@ class EncodedMasks:
         rows: Encoded images and masks.
         columns: Names of the image column and, where masks are read, of theirs.
         source: Named in errors.
-        bits: Depth that images of more than 8 bits are scaled by, see `images.bits_of_set`.
+        brightness: What images of more than 8 bits are scaled by, see `images.brightness_of_set`.
         labelling: What the masks' values mean.
     """
 
     rows: datasets.Dataset
     columns: tuple[str, ...]
     source: str
-    bits: int | None = None
+    brightness: Brightness | None = None
     labelling: Labelling = BINARY
 
     def __len__(self) -> int:
@@ -106,7 +109,7 @@ class EncodedMasks:
 
     def decode(self, row: dict[str, Any], index: int) -> tuple[Tensor, Tensor]:
         """A row's image, uint8 ``(3, H, W)``, and mask, uint8 ``(H, W)``, empty where masks are not read."""
-        image = read_image(*self.content(row, index), self.bits)
+        image = read_image(*self.content(row, index), self.brightness)
         if len(self.columns) == 1:
             return image, torch.zeros(image.shape[-2:], dtype=torch.uint8)
         content, name = self.content(row, index, 1)
@@ -140,6 +143,11 @@ class StoredMasks(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
     def classes(self) -> tuple[str, ...]:
         """Names of the classes."""
         return self.encoded.classes
+
+    @property
+    def brightness(self) -> Brightness | None:
+        """What images of more than 8 bits are scaled by."""
+        return self.encoded.brightness
 
     @property
     def workers(self) -> int:
@@ -200,14 +208,14 @@ def load_mask_splits(
     if "train" not in encoded:
         raise UserError(f"{source} has no 'train' split, only {', '.join(encoded)}; name the training files train*.")
     train = encoded["train"]
-    bits = bits_of_set(content for content, _ in train.contents(0, DEPTH_PROBES))
+    brightness = brightness_of_set(content for content, _ in train.contents(0, DEPTH_PROBES))
     labelling = BINARY
     if labelled:
         known = read_class_names(folder, names)
         probes = train.contents(1, DEPTH_PROBES if _is_large(train) else None)
         labelling = find_labelling(((read_values(*file), file[1]) for file in probes), source, meaning, known)
     return {
-        role: _split(replace(encoded[name], bits=bits, labelling=labelling), progress)
+        role: _split(replace(encoded[name], brightness=brightness, labelling=labelling), progress)
         for role, name in split_roles(encoded).items()
     }
 
@@ -244,7 +252,7 @@ def _is_large(encoded: EncodedMasks) -> bool:
     """Whether a split, decoded, would not fit into memory, by the sizes of some of its images."""
     if not len(encoded):
         return False
-    sizes = [open_picture(*file, decode=False).size for file in encoded.contents(0, DEPTH_PROBES)]
+    sizes = [image_size(*file) for file in encoded.contents(0, DEPTH_PROBES)]
     return sum(4 * width * height for width, height in sizes) / len(sizes) * len(encoded) > MAX_BYTES
 
 
@@ -260,4 +268,4 @@ def _split(encoded: EncodedMasks, progress: bool) -> Masks:
             return StoredMasks(encoded)
         images.append(image)
         masks.append(mask)
-    return MaskSplit(tuple(images), tuple(masks), encoded.classes)
+    return MaskSplit(tuple(images), tuple(masks), encoded.classes, encoded.brightness)

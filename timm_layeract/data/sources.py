@@ -19,8 +19,9 @@ from torch import Tensor
 
 from .._utils.progress import tracked
 from ..errors import UserError, did_you_mean
+from .brightness import Brightness
 from .columns import Columns, image_column, read_labels
-from .images import bits_of_set, read_picture
+from .images import brightness_of_set, read_picture
 from .opening import open_data_set, split_roles, test_split, with_labels
 
 __all__ = [
@@ -47,11 +48,13 @@ class ImageSplit(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
         images: uint8, ``(N, 3, H, W)``.
         labels: int64, ``(N,)``, indices into `classes`.
         classes: Label names.
+        brightness: What images of more than 8 bits were scaled by.
     """
 
     images: Tensor
     labels: Tensor
     classes: tuple[str, ...]
+    brightness: Brightness | None = None
     workers = 0  # cutting batches from a tensor is one operation: other processes would only add copies
 
     def __len__(self) -> int:
@@ -66,7 +69,7 @@ class ImageSplit(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
 
     def take(self, indices: Tensor) -> "ImageSplit":
         """The split of these rows only."""
-        return ImageSplit(self.images[indices], self.labels[indices], self.classes)
+        return replace(self, images=self.images[indices], labels=self.labels[indices])
 
     def sha256(self) -> str:
         """Hash of the decoded pixels and labels, the data's identity in results."""
@@ -83,22 +86,24 @@ class EncodedImages:
         rows: Encoded images.
         column: Name of the image column.
         source: Named in errors.
-        bits: Depth that images of more than 8 bits are scaled by, see `images.bits_of_set`.
+        brightness: What images of more than 8 bits are scaled by, see `images.brightness_of_set`.
     """
 
     rows: datasets.Dataset
     column: str
     source: str
-    bits: int | None
+    brightness: Brightness | None
 
     @classmethod
-    def of(cls, rows: datasets.Dataset, source: str, column: str | None, bits: int | None = None) -> "EncodedImages":
-        """The images of a split, in the column named or the only one, of the depth given or the one that they take."""
+    def of(
+        cls, rows: datasets.Dataset, source: str, column: str | None, brightness: Brightness | None = None
+    ) -> "EncodedImages":
+        """The images of a split, in the column named or the only one, of the brightness given or their own."""
         chosen, files = image_column(rows, source, column)
-        images = cls(files, chosen, source, bits)
-        if bits is None and len(rows):
+        images = cls(files, chosen, source, brightness)
+        if brightness is None and len(rows):
             places = range(0, len(rows), -(-len(rows) // DEPTH_PROBES))
-            images = replace(images, bits=bits_of_set(images.content(index) for index in places))
+            images = replace(images, brightness=brightness_of_set(images.content(index) for index in places))
         return images
 
     def __len__(self) -> int:
@@ -115,7 +120,7 @@ class EncodedImages:
         """One image, decoded as `images.read_picture` does."""
         content = self.content(index, file)
         name = f"{self.source}: image {content if isinstance(content, Path) else f'number {index}'}"
-        return read_picture(content, name, upright, self.bits)
+        return read_picture(content, name, upright, self.brightness)
 
     def decode(self, index: int, image_size: tuple[int, int], file: Any = None) -> Tensor:
         """One image, resized to (H, W) if it has another size: uint8 ``(3, H, W)``."""
@@ -147,6 +152,11 @@ class StoredSplit(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
     def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
         images = [self.encoded.decode(index, self.image_size) for index in indices]
         return torch.stack(images), self.labels[torch.as_tensor(indices)]
+
+    @property
+    def brightness(self) -> Brightness | None:
+        """What images of more than 8 bits are scaled by."""
+        return self.encoded.brightness
 
     @property
     def workers(self) -> int:
@@ -209,8 +219,8 @@ def load_splits(
         say(f"{source}: the {roles['test']} split is tested on{hidden}")
     columns = columns or Columns()
     images = EncodedImages.of(loaded["train"], source, columns.image)
-    if images.bits and say:
-        say(f"{source}: images of more than 8 bits, taken to have {images.bits}")
+    if images.brightness and say:
+        say(f"{source}: images of more than 8 bits, taken to run from {images.brightness}")
     labels, classes = _labels(loaded["train"], source, columns, labelled)
     if labelled:
         _check_trainable(labels, classes, source, say)
@@ -218,7 +228,7 @@ def load_splits(
     for role, name in roles.items():
         if role != "train":
             rows, where = loaded[name], f"{source} {name}"
-            images = EncodedImages.of(rows, where, columns.image, images.bits)
+            images = EncodedImages.of(rows, where, columns.image, images.brightness)
             labels, _ = _labels(rows, where, columns, labelled, classes)
             splits[role] = _split(images, labels, classes, test_size or image_size, progress)
     return splits
@@ -295,13 +305,16 @@ class TestRows:
         return len(self.labels)
 
 
-def encoded_test_rows(source: str, split: str | None = None, columns: Columns | None = None) -> TestRows:
+def encoded_test_rows(
+    source: str, split: str | None = None, columns: Columns | None = None, brightness: Brightness | None = None
+) -> TestRows:
     """The split that a model is tested on, or the one named, not decoded yet.
 
     Args:
         source: As of `load_splits`.
         split: Name of a split; the test split if None, else the validation split, else the only one.
         columns: Which columns, where several may be meant.
+        brightness: What images of more than 8 bits are scaled by, their own if None.
 
     Raises:
         UserError: No such data set or split, no image or label column, labels outside their classes.
@@ -312,7 +325,7 @@ def encoded_test_rows(source: str, split: str | None = None, columns: Columns | 
         raise UserError(f"{source} has no split {split!r}; {did_you_mean(split, loaded)}")
     name = split or test_split(loaded, source)
     labels, classes = read_labels(loaded[name], source, columns.label)
-    return TestRows(EncodedImages.of(loaded[name], source, columns.image), labels, classes, name)
+    return TestRows(EncodedImages.of(loaded[name], source, columns.image, brightness), labels, classes, name)
 
 
 def _split(
@@ -326,4 +339,4 @@ def _split(
     # rows in their order, which is faster than by their number
     for index, row in enumerate(tracked(encoded.rows, f"decoding {len(encoded)} images", progress)):
         images[index] = encoded.decode(index, image_size, row[encoded.column])
-    return ImageSplit(images, labels, classes)
+    return ImageSplit(images, labels, classes, encoded.brightness)

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from .._utils.files import surroundings, write_json
 from .._utils.names import dataset_name
 from .._utils.progress import tracked
+from ..data.brightness import recorded_brightness
 from ..data.classes import check_channels, check_classes
 from ..data.columns import Columns
 from ..data.sources import TestRows, encoded_test_rows
@@ -121,7 +122,7 @@ def evaluate(
         crop_mode=crop_mode,
         interpolation=interpolation,
     )
-    rows = encoded_test_rows(data, split, columns)
+    rows = encoded_test_rows(data, split, columns, recorded_brightness(network))
     if not getattr(network, "num_classes", 0):
         raise UserError(f"{model} does not say how many classes it has (num_classes).")
     way_out = "where they are some of the network's, give --valid-labels, a file with the network's output for each"

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from .._utils.writing import check_folder
 from ..compat.torch import accelerator
 from ..data.augment import normalize
+from ..data.brightness import Brightness, recorded_brightness
 from ..data.classes import check_channels, label_names
-from ..data.images import image_files, read_image
+from ..data.images import image_files, large_images, read_image
 from ..data.pictures import indexed, labels_of, overlay, save_png, with_legend
 from ..errors import UserError
 from ..networks import load_network
@@ -36,6 +37,7 @@ class Segmenter:
         std: Deviation of each input channel.
         stride: The network halves its input so often: a multiple of it is what it takes best.
         names: Of its classes, one of them that of the foreground; numbers where it does not say.
+        brightness: What images of more than 8 bits were scaled by in its training, None where they had 8.
     """
 
     model: nn.Module
@@ -43,6 +45,7 @@ class Segmenter:
     std: tuple[float, ...]
     stride: int
     names: tuple[str, ...]
+    brightness: Brightness | None = None
 
     def probabilities(
         self, image: Tensor, tile: int, overlap: int, advance: Callable[[], object] | None = None
@@ -94,7 +97,9 @@ def load_segmenter(name: str) -> Segmenter:
     maps: Any = getattr(model, "num_classes", 1)
     names = label_names(model)
     names = names if len(names) == maps else tuple(map(str, range(maps)))
-    return Segmenter(model.eval().to(device), config["mean"], config["std"], levels[-1]["reduction"], names)
+    stride = levels[-1]["reduction"]
+    brightness = recorded_brightness(model)
+    return Segmenter(model.eval().to(device), config["mean"], config["std"], stride, names, brightness)
 
 
 def predict_files(
@@ -106,6 +111,7 @@ def predict_files(
     overlap: int = 64,
     threshold: float = 0.5,
     pictures: bool = True,
+    max_megapixels: float | None = None,
     progress: bool = True,
     report: Callable[[str], None] = print,
 ) -> list[str]:
@@ -122,6 +128,7 @@ def predict_files(
         overlap: Pixels that neighbouring tiles share and are blended over.
         threshold: Probability from which a pixel is foreground, for a network with one class.
         pictures: Write overlay pictures too.
+        max_megapixels: Of images, see `images.large_images`.
         progress: Show progress bars, where the output is a terminal.
         report: Called with a line for each image.
 
@@ -138,9 +145,10 @@ def predict_files(
     check_tiles(tile, overlap, segmenter.stride)
     written = 0
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, transient=True, disable=not (progress and sys.stdout.isatty())) as bars:
+    bar = Progress(*columns, transient=True, disable=not (progress and sys.stdout.isatty()))
+    with bar as bars, large_images(max_megapixels):
         images, tiles = bars.add_task("images", total=len(paths)), bars.add_task("tiles")
-        for path, image in _read(paths, failures):
+        for path, image in _read(paths, failures, segmenter.brightness):
             if image is not None:
                 height, width = image.shape[-2:]
                 bars.reset(tiles, total=count_tiles(height, width, tile, overlap, segmenter.stride))
@@ -179,14 +187,16 @@ def _images(sources: Iterable[Path]) -> tuple[list[Path], list[str]]:
     return paths, failures
 
 
-def _read(paths: Iterable[Path], failures: list[str]) -> Iterator[tuple[Path, Tensor | None]]:
+def _read(
+    paths: Iterable[Path], failures: list[str], brightness: Brightness | None
+) -> Iterator[tuple[Path, Tensor | None]]:
     """Each path with its image, or with None after adding a line to `failures`."""
     taken: dict[str, Path] = {}
     for path in paths:
         try:
             if path.stem in taken:
                 raise UserError(f"{path} would overwrite the mask of {taken[path.stem]}: rename one of them.")
-            image = read_image(path)
+            image = read_image(path, brightness=brightness)
             taken[path.stem] = path
             yield path, image
         except UserError as error:

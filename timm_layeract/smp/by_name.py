@@ -12,7 +12,7 @@ from segmentation_models_pytorch.base.modules import Activation
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import nn
 
-from .._utils.names import CLASS_KEY, LABELS_KEY, SMP
+from .._utils.names import CLASS_KEY, LABELS_KEY, NOTES_KEY, SMP
 from ..checkpoints.load import HUB_ERRORS, entry_weights, hub_reason
 from ..checkpoints.manifest import SMP_CONFIG, Entry, find_entry, read_manifest
 from ..checkpoints.save import without_records
@@ -170,6 +170,8 @@ def like_timm(model: SegmentationModel, name: str | None = None) -> Segmentation
     }
     if config.get(LABELS_KEY):
         described["label_names"] = tuple(config[LABELS_KEY])
+    if config.get(NOTES_KEY):
+        described["notes"] = tuple(config[NOTES_KEY])
     # PAN halves what its encoder gives three times more
     stride = model.encoder.output_stride * (8 if isinstance(model, smp.PAN) else 1)
     values = dict(pretrained_cfg=described, num_classes=config["classes"], in_chans=channels)

@@ -23,6 +23,7 @@ from .._utils.records import check_record, read_record
 from ..checkpoints.fingerprint import activation_fingerprint
 from ..checkpoints.records import Identity, Result
 from ..checkpoints.save import save_pretrained
+from ..data.brightness import record_brightness
 from ..data.splits import Split, holdout
 from ..errors import UserError, did_you_mean
 from .curves import plot_curves
@@ -143,6 +144,7 @@ def _train(
         fit(trainer)
         result = _finish(trainer, identity, test)
         if trainer.accelerator.is_main_process:
+            record_brightness(trainer.evaluated, getattr(splits["train"], "brightness", None))
             save_pretrained(trainer.evaluated, output / "model", splits["train"].classes)
             task.save(output / "model")
             task.illustrate(trainer.evaluated, trainer.val_data, output / PICTURE)

@@ -1,0 +1,90 @@
+"""Which values of an image of more than 8 bits a channel are black and white, and the image in 8 bits by them."""
+
+import math
+import re
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+from torch import nn
+
+from .._utils.names import NOTES_KEY
+from ..checkpoints.save import is_smp
+
+__all__ = ["Brightness", "record_brightness", "recorded_brightness", "to_8_bits"]
+
+NOTE = "trained on images whose values run from {} to {}"  # in timm's config
+BIT_DEPTHS = (8, 12, 16)  # that cameras mostly have
+
+
+class Brightness(NamedTuple):
+    """The values that become 0 and 255, by what is usual rather than by the brightest pixel.
+
+    Integers are taken to have the fewest bits, of 8, 12 and 16, that hold 999 of 1,000 of the values (a tenth more, for
+    what a camera adds), so that a hot pixel changes nothing and an empty field stays flat; what is above is white.
+    Floating-point numbers up to 1 run from 0 to 1, larger ones as integers. Where values lie below 0, they run from the
+    lowest to the highest, but for one in 1,000 at each end.
+    """
+
+    black: float
+    white: float
+
+    @classmethod
+    def of(cls, values: np.ndarray) -> "Brightness":
+        """What the values of one image say."""
+        finite = values[np.isfinite(values)].astype(np.float64)
+        low, high = np.percentile(finite, (0.1, 99.9)).tolist() if finite.size else (0.0, 0.0)
+        if low < 0:
+            return cls(low, max(high, low + 1e-12))
+        if np.issubdtype(values.dtype, np.floating) and high <= 1:
+            return cls(0.0, 1.0)
+        return cls(0.0, max(2.0 ** _bits(high) - 1, high))
+
+    @classmethod
+    def of_all(cls, images: Iterable["Brightness"]) -> "Brightness | None":
+        """What holds several images' values, so that a dim one stays dimmer than a bright one; None of none."""
+        blacks, whites = zip(*found, strict=True) if (found := list(images)) else ((), ())
+        return cls(min(blacks), max(whites)) if found else None
+
+    def __str__(self) -> str:
+        return f"{self.black:g} to {self.white:g}"
+
+
+def to_8_bits(values: np.ndarray, brightness: Brightness | None = None) -> np.ndarray:
+    """Values of any kind as uint8.
+
+    Args:
+        values: Of one channel or several. What is not finite becomes black, or white if it is infinity.
+        brightness: Of the set that the image is one of; its own if None.
+    """
+    black, white = brightness or Brightness.of(values)
+    numbers = np.nan_to_num(values.astype(np.float64), nan=black, posinf=white, neginf=black).clip(black, white)
+    return (255 * ((numbers - black) / (white - black))).round().astype(np.uint8)
+
+
+def record_brightness(network: nn.Module, brightness: Brightness | None) -> None:
+    """Note in a network's config what its training images were scaled by, or that they had 8 bits."""
+    config: dict[str, Any] = dict(network.pretrained_cfg)  # type: ignore[arg-type]
+    notes = [note for note in config.pop("notes", None) or () if not _PATTERN.fullmatch(note)]
+    if brightness is not None:
+        notes.append(NOTE.format(*map(repr, brightness)))
+    network.pretrained_cfg = {**config, **({"notes": tuple(notes)} if notes else {})}  # type: ignore[assignment]
+    if is_smp(network):
+        arguments: Any = network._hub_mixin_config
+        arguments.pop(NOTES_KEY, None)
+        arguments.update({NOTES_KEY: notes} if notes else {})
+
+
+def recorded_brightness(network: nn.Module) -> Brightness | None:
+    """What a network's config says that images are scaled by; None where it does not."""
+    config: Any = getattr(network, "pretrained_cfg", None) or {}
+    found = [match for note in config.get("notes") or () if (match := _PATTERN.fullmatch(note))]
+    return Brightness(*map(float, found[0].groups())) if found else None
+
+
+_PATTERN = re.compile(NOTE.format(r"(\S+)", r"(\S+)"))
+
+
+def _bits(high: float) -> int:
+    """The fewest usual bits that hold a value, or as many as it takes."""
+    return next((bits for bits in BIT_DEPTHS if high <= 1.1 * 2**bits), math.ceil(math.log2(high + 1)))
