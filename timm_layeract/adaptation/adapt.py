@@ -188,7 +188,8 @@ def _described(model: nn.Module) -> nn.Module:
     if is_smp(model):
         from ..smp.by_name import like_timm
 
-        return like_timm(model)
+        network: nn.Module = like_timm(model)
+        return network
     if "architecture" not in getattr(model, "pretrained_cfg", {}):
         raise UserError(f"{type(model).__name__} was made neither by timm nor by SMP: swap_activations, then train it.")
     return model

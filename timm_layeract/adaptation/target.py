@@ -49,7 +49,8 @@ def target_network(model: nn.Module, to: str) -> nn.Module:
 def _smp(model: nn.Module, to: str) -> nn.Module:
     from ..smp.by_name import with_activation
 
-    return with_activation(model, to)
+    target: nn.Module = with_activation(model, to)
+    return target
 
 
 def _timm(model: nn.Module, to: str, swapped: nn.Module) -> nn.Module:

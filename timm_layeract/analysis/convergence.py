@@ -139,7 +139,7 @@ def _run(activation: str, recipe: Recipe, train: Split, folder: Path, progress: 
     path = folder / f"{network_name(activation)}-{recipe.seed}.json"
     identity = {"recipe": recipe.to_dict(), "train_sha256": train.sha256()}
     if path.exists():
-        kept = json.loads(path.read_text())
+        kept: dict[str, Any] = json.loads(path.read_text())
         if {key: kept[key] for key in identity} != identity:
             raise UserError(f"{path} was made with other settings or data; give another --output.")
         return kept

@@ -24,7 +24,8 @@ from safetensors import SafetensorError, safe_open
 from ..compat.huggingface_hub import HUB_ERRORS, OUT_OF_REACH
 from ..compat.timm import resolve_pretrained_source
 from ..errors import UserError
-from .manifest import HUB_FILE, WEIGHTS_DIR, Entry, read_manifest
+from .manifest import HUB_FILE, WEIGHTS_DIR, read_manifest
+from .records import Entry
 from .save import WEIGHTS_HASH_KEY, file_sha256
 
 __all__ = [

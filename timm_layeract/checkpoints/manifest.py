@@ -84,7 +84,8 @@ def write_manifest(manifest: Mapping[str, Entry], directory: Path = WEIGHTS_DIR)
 
 def read_data_sets() -> dict[str, dict[str, Any]]:
     """What is known of each data set, by the name that results call it: Hub id, licence, home page, description."""
-    return json.loads((WEIGHTS_DIR / DATA_SETS).read_text())
+    known: dict[str, dict[str, Any]] = json.loads((WEIGHTS_DIR / DATA_SETS).read_text())
+    return known
 
 
 def find_entry(name: str, manifest: Mapping[str, Entry]) -> tuple[str, Entry]:

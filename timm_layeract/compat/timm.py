@@ -87,7 +87,7 @@ def _recording(find_entrypoint: Callable[..., Any]) -> Callable[..., Any]:
 
         @functools.wraps(entrypoint)
         def build(**args: Any) -> nn.Module:
-            model = entrypoint(**args)
+            model: nn.Module = entrypoint(**args)
             if not hasattr(model, "in_chans"):  # before 1.0.26
                 model.in_chans = args.get("in_chans") or getattr(model, "pretrained_cfg", {}).get("input_size", [3])[0]
             update_model_args(model, **{name: args[name] for name in args if name not in _NOT_RECORDED})

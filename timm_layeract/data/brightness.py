@@ -59,7 +59,8 @@ def to_8_bits(values: np.ndarray, brightness: Brightness | None = None) -> np.nd
     """
     black, white = brightness or Brightness.of(values)
     numbers = np.nan_to_num(values.astype(np.float64), nan=black, posinf=white, neginf=black).clip(black, white)
-    return (255 * ((numbers - black) / (white - black))).round().astype(np.uint8)
+    eight_bit: np.ndarray = (255 * ((numbers - black) / (white - black))).round().astype(np.uint8)
+    return eight_bit
 
 
 def record_brightness(network: nn.Module, brightness: Brightness | None) -> None:

@@ -188,8 +188,8 @@ def read_class_names(folder: Path, given: Sequence[str] | None) -> tuple[str, ..
 def _present(values: np.ndarray) -> list[int]:
     """The values that there are, in order."""
     if values.dtype == np.uint8:  # faster than sorting
-        return np.flatnonzero(np.bincount(values.ravel(), minlength=256)).tolist()
-    return np.unique(values).tolist()
+        return list(map(int, np.flatnonzero(np.bincount(values.ravel(), minlength=256))))
+    return list(map(int, np.unique(values)))
 
 
 def _shown(values: Iterable[object]) -> str:

@@ -63,7 +63,8 @@ def preprocessing(network: nn.Module, **changes: Any) -> dict[str, Any]:
         ``input_size``, ``interpolation``, ``mean``, ``std``, ``crop_pct``, ``crop_mode``.
     """
     given = {key: value for key, value in changes.items() if value is not None}
-    return resolve_data_config(given, model=network, use_test_size=True)
+    resolved: dict[str, Any] = resolve_data_config(given, model=network, use_test_size=True)
+    return resolved
 
 
 def evaluate(

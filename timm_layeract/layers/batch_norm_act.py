@@ -101,7 +101,7 @@ def norm_act(
 
 def _is_layer_act(act: nn.Module) -> TypeGuard[LayerAct]:
     """Whether this is an activation that kernels know, with nobody watching it."""
-    return type(act) in _ACTIVATIONS and type(act.scale) is str and is_pristine(act)
+    return type(act) in _ACTIVATIONS and isinstance(act.scale, str) and is_pristine(act)
 
 
 def _is_batch_norm_of(norm: nn.Module, x: Tensor) -> TypeGuard[nn.BatchNorm2d | nn.SyncBatchNorm]:

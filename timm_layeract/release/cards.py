@@ -241,7 +241,7 @@ def _embedded_start(entry: Mapping[str, Any], manifest: Manifest) -> str | None:
 
 def _base_model(entry: Mapping[str, Any], manifest: Manifest) -> str | None:
     """Hub id of the weights that a network was fine-tuned from, None where it has none."""
-    start = entry.get("started_from")
+    start: str | None = entry.get("started_from")
     if not start:
         return None
     if start.startswith("hf-hub:"):

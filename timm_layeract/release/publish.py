@@ -15,13 +15,13 @@ from ..checkpoints.load import HUB_ERRORS, hub_reason
 from ..checkpoints.manifest import (
     CARDS_DIR,
     WEIGHTS_DIR,
-    Entry,
     Manifest,
     check_manifest,
     find_entry,
     read_manifest,
     write_manifest,
 )
+from ..checkpoints.records import Entry
 from ..checkpoints.save import file_sha256
 from ..errors import UserError
 from .stage import GOLDEN, check_golden, load_published, stage, staged_files

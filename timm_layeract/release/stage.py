@@ -12,7 +12,8 @@ from .._utils.names import CLASS_KEY, NAME_KEY
 from .._utils.writing import copy_whole, write_whole
 from ..checkpoints.fingerprint import check_fingerprint
 from ..checkpoints.load import check_weights
-from ..checkpoints.manifest import CARDS_DIR, HUB_FILE, SMP_CONFIG, Entry, Manifest, pretrained_cfgs
+from ..checkpoints.manifest import CARDS_DIR, HUB_FILE, SMP_CONFIG, Manifest, pretrained_cfgs
+from ..checkpoints.records import Entry
 from ..checkpoints.save import FINGERPRINT_KEY, WEIGHTS_HASH_KEY, file_sha256, golden_file, save_config
 from ..errors import UserError
 from .cards import render_card, render_eval_results
@@ -85,7 +86,8 @@ def _load(name: str, entry: Entry, weights: Path, directory: Path) -> nn.Module:
     if SMP_CONFIG in entry:
         from ..smp.by_name import load_entry
 
-        return load_entry(entry, weights)
+        model: nn.Module = load_entry(entry, weights)
+        return model
     architecture, tag = name.split(".")
     cfg = {**pretrained_cfgs(architecture, {name: entry}, directory)[name], "architecture": architecture, "tag": tag}
     return timm.create_model(architecture, pretrained=True, pretrained_cfg=cfg)
@@ -103,7 +105,8 @@ def load_published(entry: Entry, repo: str, revision: str, cache: Path) -> nn.Mo
         import segmentation_models_pytorch as smp
 
         variant = getattr(smp, entry[SMP_CONFIG][CLASS_KEY])
-        return variant.from_pretrained(repo, revision=revision, cache_dir=cache)
+        model: nn.Module = variant.from_pretrained(repo, revision=revision, cache_dir=cache)
+        return model
     return timm.create_model(f"hf-hub:{repo}@{revision}", pretrained=True, cache_dir=cache)
 
 

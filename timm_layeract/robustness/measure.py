@@ -92,6 +92,7 @@ def measure(
             bar.update(task, description=f"{name} {severity}")
             counts.add_corrupted(name, severity, len(clean))
             bar.advance(task)
+    where = measured_in(networks[0])
     return {
         "data": {
             "name": data_name,
@@ -104,7 +105,9 @@ def measure(
         "models": [_model(label, networks, counts.scores, len(clean), corruptions) for label in labels],
         "baseline": baseline,
         "precision": "bf16" if bf16 else "float32",
-        **measured_in(networks[0]),
+        "device": where["device"],
+        "date": where["date"],
+        "versions": where["versions"],
     }
 
 

@@ -100,7 +100,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     scaled = np.asarray(p_values)[order] * np.arange(len(p_values), 0, -1)
     adjusted = np.empty(len(p_values))
     adjusted[order] = np.minimum(np.maximum.accumulate(scaled), 1)
-    return adjusted.tolist()
+    return list(map(float, adjusted))
 
 
 def significance(reports: Sequence[str | Path], model: str, output: str | Path) -> dict[str, Any]:

@@ -94,7 +94,7 @@ class RecordsActivations:
         self._hub_mixin_config = {**arguments, **more, FINGERPRINT_KEY: activation_fingerprint(self)}  # type: ignore[arg-type]
         try:
             with staging(folder) as staged:
-                sent = super().save_pretrained(staged, *args, **kwargs)  # type: ignore[misc]
+                sent: str | None = super().save_pretrained(staged, *args, **kwargs)  # type: ignore[misc]
                 if (folder / CARD).exists():  # somebody's own
                     (staged / CARD).unlink()
             return sent
@@ -174,12 +174,13 @@ class RecordsActivations:
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
         """SMP's card, under the license of the weights (`license`, Apache-2.0 if left out), importing this package."""
         license_id = kwargs.pop("license", LICENSE)
-        card = super().generate_model_card(*args, **kwargs)  # type: ignore[misc]
+        card: Any = super().generate_model_card(*args, **kwargs)  # type: ignore[misc]
         card.data.license = license_id
         card.data.tags = sorted({*card.data.tags, "timm_layeract"})
         imports = "import segmentation_models_pytorch as smp"
         card.text = card.text.replace(imports, f"{imports}\nimport timm_layeract  # registers {type(self).__name__}", 1)
-        return card
+        made: ModelCard = card
+        return made
 
 
 def _variant(architecture: type[SegmentationModel]) -> type[SegmentationModel]:

@@ -14,7 +14,8 @@ from torch import nn
 
 from .._utils.names import CLASS_KEY, LABELS_KEY, NOTES_KEY, SMP
 from ..checkpoints.load import HUB_ERRORS, entry_weights, hub_reason
-from ..checkpoints.manifest import SMP_CONFIG, Entry, find_entry, read_manifest
+from ..checkpoints.manifest import SMP_CONFIG, find_entry, read_manifest
+from ..checkpoints.records import Entry
 from ..checkpoints.save import without_records
 from ..errors import UserError, did_you_mean
 from .architectures import LICENSE, VARIANT, create_model

@@ -64,7 +64,8 @@ def _parsed(source: str) -> ast.Module:
 
 
 def _first_line(node: Any) -> int:
-    return min([node.lineno, *(each.lineno for each in getattr(node, "decorator_list", ()))])
+    lines: list[int] = [node.lineno, *(each.lineno for each in getattr(node, "decorator_list", ()))]
+    return min(lines)
 
 
 def _name(node: ast.AST) -> str:

@@ -105,6 +105,7 @@ def find_head(model: nn.Module) -> str:
     Raises:
         UserError: There is none, or it is no plain Linear.
     """
+    linear: list[str]
     get_classifier = getattr(model, "get_classifier", None)
     if get_classifier is not None:
         linear = [path for path, module in model.named_modules() if module is get_classifier()]

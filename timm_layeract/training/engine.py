@@ -158,7 +158,8 @@ class Trainer:
     @property
     def unwrapped(self) -> nn.Module:
         """The network without what accelerate wraps around it."""
-        return self.accelerator.unwrap_model(self.model)
+        network: nn.Module = self.accelerator.unwrap_model(self.model)
+        return network
 
     @property
     def evaluated(self) -> nn.Module:

@@ -85,4 +85,5 @@ def added(sums: list[Tensor]) -> Tensor | None:
     if not sums:
         return None
     first, *others = torch.stack(sums).cpu()
-    return sum(others, first.double())
+    total: Tensor = sum(others, first.double())
+    return total

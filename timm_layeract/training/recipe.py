@@ -180,7 +180,8 @@ class Recipe:
     def to_dict(self) -> dict[str, Any]:
         """Plain values of what decides the outcome, as JSON holds them; `recipe_from_dict` reads them back."""
         values = {key: value for key, value in dataclasses.asdict(self).items() if key not in HOW_KEYS}
-        return json.loads(json.dumps(values))
+        plain: dict[str, Any] = json.loads(json.dumps(values))
+        return plain
 
 
 def list_recipes() -> list[str]:

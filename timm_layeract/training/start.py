@@ -73,6 +73,7 @@ def _with_new_head(network: nn.Module, classes: int) -> nn.Module:
     if is_smp(network):
         from ..smp.by_name import with_classes
 
-        return with_classes(network, classes)
+        with_head: nn.Module = with_classes(network, classes)
+        return with_head
     network.reset_classifier(classes)  # type: ignore[operator]
     return network
