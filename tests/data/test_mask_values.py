@@ -121,9 +121,9 @@ def test_what_is_read(tmp_path: Path, masks: list, options: dict, expected: list
 @pytest.mark.parametrize(
     ("masks", "options", "says"),
     [
-        ([DISC, 2 * OTHER], {}, r"values 0, 1, 2 \(1 in .*0\.png, 2 in .*1\.png\): say what they are: --masks classes"),
+        ([DISC, 2 * OTHER], {}, r"values 0, 1, 2: say by --masks classes .*\(1 is in .*0\.png, 2 in .*1\.png\)"),
         ([DISC, 255 * DISC], {}, "--masks binary"),
-        ([BOTH], {}, "values 0, 1, 2: say what they are"),
+        ([BOTH], {}, "values 0, 1, 2: say by --masks classes"),
         ([0 * DISC, 0 * DISC], {}, "are empty: no training image has any foreground"),
         ([0 * DISC], {"meaning": "classes"}, "are empty"),
         ([0 * DISC + 1], {}, "there is no background"),

@@ -22,10 +22,7 @@ VOID = 255  # of pixels that count for nothing, where masks hold classes
 FOREGROUND = ("foreground",)
 CLASSES_FILE = "classes.txt"
 SHOWN = 5  # values in a message
-HOW = (
-    "say what they are: --masks classes (each value a class, 255 void), or --masks binary (all but 0 is foreground, "
-    "as instances are)"
-)
+HOW = "--masks classes (255 is void) or --masks binary (all but 0 is foreground, as of instances)"
 
 
 def read_values(source: Path | bytes, name: str | None = None) -> np.ndarray:
@@ -103,7 +100,7 @@ class Labelling:
         if self.foreground is not None and not ((values == 0) | (values == self.foreground)).all():
             raise UserError(
                 f"Mask {mask} holds the values {_shown(_present(values))}, and those of the training images 0 and "
-                f"{self.foreground}: {HOW}."
+                f"{self.foreground}: say what they mean by {HOW}."
             )
         return torch.from_numpy((values != 0).astype(np.uint8))
 
@@ -143,8 +140,8 @@ def find_labelling(
     if len(present) == 1:
         raise UserError(f"Every pixel of every training mask of {source} is {present[0]}: there is no background.")
     others = [value for value in present if value and first[value] != first[present[-1]]]
-    example = f" ({others[0]} in {first[others[0]]}, {present[-1]} in {first[present[-1]]})" if others else ""
-    raise UserError(f"The masks of {source} hold the values {_shown(present)}{example}: {HOW}.")
+    example = f" ({others[0]} is in {first[others[0]]}, {present[-1]} in {first[present[-1]]})" if others else ""
+    raise UserError(f"The masks hold the values {_shown(present)}: say by {HOW} what those of {source} mean{example}.")
 
 
 def _of_classes(first: dict[int, str], source: str, names: tuple[str, ...]) -> Labelling:

@@ -16,7 +16,7 @@ from accelerate.utils import gather_object
 from PIL import Image
 from timm.data import create_transform, resolve_data_config
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from .._utils.files import surroundings, write_json
 from .._utils.names import dataset_name
@@ -28,6 +28,7 @@ from ..data.sources import TestRows, encoded_test_rows
 from ..errors import UserError
 from ..networks import load_network
 from ..training.engine import process_state
+from ..training.loading import RowLoader
 
 __all__ = ["Transformed", "evaluate", "preprocessing", "read_indices"]
 
@@ -54,6 +55,10 @@ class Transformed(Dataset[tuple[Tensor, int]]):
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         picture = self.rows.images.open(index, self.upright)
         return self.transform(picture.convert(self.mode)), int(self.rows.labels[index])
+
+    def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        images = torch.stack([self[index][0] for index in indices])
+        return images, self.rows.labels[torch.as_tensor(indices)]
 
 
 def preprocessing(network: nn.Module, **changes: Any) -> dict[str, Any]:
@@ -180,7 +185,7 @@ def _measure(
     batches = [list(range(start, min(start + batch_size, len(images)))) for start in range(0, len(images), batch_size)]
     # Whole batches are shared out: what an image gives may depend on those beside it, in the last digits.
     own = batches[state.process_index :: state.num_processes]
-    loader = DataLoader(images, batch_sampler=own, num_workers=min(workers, len(own)))
+    loader = RowLoader(images, min(workers, len(own)), pin_memory=False, keep=False)(own)
     found: list[tuple[int, Tensor, Tensor]] = []
     for batch, (inputs, labels) in zip(own, tracked(loader, "evaluating", progress, len(own)), strict=True):
         with torch.autocast(state.device.type, torch.bfloat16, enabled=bf16):

@@ -91,6 +91,7 @@ class Trainer:
         val: Held-out data that chooses the best epoch.
         output: Folder of the run.
         checkpoint_steps: Optimizer steps between checkpoints within an epoch; there is one at each epoch's end too.
+        skip_unreadable: Take the next sample where one cannot be read.
         workers: Processes that read data; 0 reads in this one, which is faster for data in memory.
         trackers: Names of accelerate's trackers.
         progress: Show a progress bar.
@@ -111,6 +112,7 @@ class Trainer:
         *,
         checkpoint_steps: int = Execution.checkpoint_steps,
         workers: int = 0,
+        skip_unreadable: bool = False,
         trackers: tuple[str, ...] = (),
         progress: bool = True,
         report: Callable[[str], None] = print,
@@ -118,6 +120,7 @@ class Trainer:
         self.recipe, self.task, self.output = recipe, task, output
         self.train_data, self.val_data = train, val
         self.checkpoint_steps, self.workers, self.report = checkpoint_steps, workers, report
+        self._skipped = report if skip_unreadable else None
         AcceleratorState._reset_state()  # a second run in one process may ask for another precision
         if recipe.mixed_precision == "fp16" and process_state().device.type == "cpu":
             raise UserError("mixed_precision 'fp16' needs a GPU; give 'bf16' or 'no'.")
@@ -362,7 +365,8 @@ class Trainer:
         kept = data is self.train_data or data is self.val_data
         loader = self._loaders.get(id(data))
         if loader is None:
-            loader = RowLoader(data, self.workers, self.accelerator.device.type == "cuda", kept)
+            pinned = self.accelerator.device.type == "cuda"
+            loader = RowLoader(data, self.workers, pinned, kept, self._skipped)
         if kept:
             self._loaders[id(data)] = loader
         return (send_to_device(batch, self.accelerator.device, non_blocking=True) for batch in loader(batches))

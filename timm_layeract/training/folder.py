@@ -6,7 +6,7 @@ removed if it fails, and passed over by the next start if it is killed.
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -34,6 +34,7 @@ __all__ = [
 PICTURE = "examples.png"  # of segmentation: held-out images with their masks
 LOCK = ".lock"  # held by the process that runs the run
 IDENTITY = "run.json"
+HASHES = tuple(f"data.{split}_sha256" for split in ("train", "test", "validation"))  # in it, of the data's content
 BEST = "best.safetensors"  # weights of the best epoch so far
 CHECKPOINTS = "checkpoints"
 CHECKPOINT = "step-*"
@@ -52,10 +53,13 @@ def check_output(output: Path, resume: bool) -> None:
 
 
 @contextmanager
-def own_folder(output: Path, identity: Mapping[str, object], is_main_process: bool) -> Iterator[None]:
+def own_folder(
+    output: Path, identity: Mapping[str, object], is_main_process: bool, may_differ: Collection[str] = ()
+) -> Iterator[None]:
     """Make the folder this run's while the block runs, or refuse one that another run or process has.
 
-    If the block fails before there is a checkpoint, the folder is as it was before.
+    A run is the same though it differs in the keys `may_differ`. If the block fails before there is a checkpoint, the
+    folder is as it was before.
     """
     if not is_main_process:
         yield
@@ -70,7 +74,7 @@ def own_folder(output: Path, identity: Mapping[str, object], is_main_process: bo
                 if is_partial(path):
                     _remove(path)
             try:
-                _claim(output, identity)
+                _claim(output, identity, may_differ)
                 yield
             except BaseException:
                 if is_new and _is_unstarted(output, BEST):
@@ -118,13 +122,14 @@ def _lock(output: Path) -> Iterator[None]:
         yield
 
 
-def _claim(output: Path, identity: Mapping[str, object]) -> None:
+def _claim(output: Path, identity: Mapping[str, object], may_differ: Collection[str]) -> None:
     """Make the folder this run's, or refuse one that belongs to another run."""
     path = output / IDENTITY
     if path.exists():
         other = read_record(dict[str, object], path)
         flat_other, flat_own = flatten(other), flatten(identity)
-        differing = [key for key in {**flat_own, **flat_other} if flat_own.get(key) != flat_other.get(key)]
+        keys = [key for key in {**flat_own, **flat_other} if key not in may_differ]
+        differing = [key for key in keys if flat_own.get(key) != flat_other.get(key)]
         if differing:
             shown = "; ".join(f"{key}: {flat_other.get(key)} there, {flat_own.get(key)} here" for key in differing[:4])
             raise UserError(f"{output} holds another run ({shown}); give another --output.")

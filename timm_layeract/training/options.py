@@ -169,6 +169,10 @@ class Execution:
             "Processes that read data; by default none for data in memory, else one a core.", bounds=Bounds(0, 1024)
         ),
     ] = None
+    skip_unreadable: Annotated[
+        bool,
+        Option("Take the next sample in place of one on disk that cannot be read, and say so; with --resume too."),
+    ] = False
     progress: bool = True
     report: Report = print
 

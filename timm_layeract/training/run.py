@@ -28,7 +28,7 @@ from ..data.splits import Split, holdout
 from ..errors import UserError, did_you_mean
 from .curves import plot_curves
 from .engine import EpochRecord, Trainer, process_state
-from .folder import PICTURE, TRACKED, check_output, own_folder
+from .folder import HASHES, PICTURE, TRACKED, check_output, own_folder
 from .options import Execution
 from .progress import show_classes, show_dead, show_figures
 from .recipe import Recipe
@@ -170,7 +170,8 @@ def running(
     """
     trainer = build_trainer(model, recipe, task, splits, output, execution)
     state = process_state()
-    with own_folder(output, identity, state.is_main_process):
+    may_differ = HASHES if execution.skip_unreadable else ()  # of files that broke meanwhile
+    with own_folder(output, identity, state.is_main_process, may_differ):
         state.wait_for_everyone()
         yield trainer
         state.wait_for_everyone()
@@ -206,6 +207,7 @@ def build_trainer(
         validation,
         output,
         checkpoint_steps=execution.checkpoint_steps,
+        skip_unreadable=execution.skip_unreadable,
         workers=splits["train"].workers if execution.workers is None else execution.workers,
         trackers=check_tracker(execution.tracker),
         progress=execution.progress,
