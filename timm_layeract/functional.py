@@ -11,8 +11,9 @@ from .definition import composite
 from .definition.composite import DEFAULT_ALPHA, layer_normalize
 from .definition.normalized import normalized_act
 from .definition.scales import Scale, check_scale, resolve_scale
-from .kernels.dispatch import are_of_channels, is_plain, kernels_for
+from .kernels.dispatch import is_plain, kernels_for
 from .kernels.layer_act import fused_layer_act, recomputed_layer_act
+from .kernels.memory import are_of_channels
 
 __all__ = ["DEFAULT_ALPHA", "check_scale", "la_hardsilu", "la_silu", "layer_act", "layer_normalize", "normalized_act"]
 

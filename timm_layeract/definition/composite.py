@@ -28,15 +28,21 @@ def check_input(x: Tensor) -> None:
 
     Raises:
         ValueError: `x` has no dimension but the batch.
-        TypeError: `x` is not real floating point.
+        TypeError: `x` is not real floating point, or no dense tensor.
     """
+    if x.is_nested or x.layout != torch.strided:
+        raise TypeError(
+            "LayerAct needs a dense tensor, got one that is nested, sparse or of another library's layout; convert it "
+            "with x.to_dense(), or a nested one with x.to_padded_tensor(0.0), whose padding counts then."
+        )
     if x.dim() < 2:
         raise ValueError(
             f"LayerAct normalises each sample over all of its dimensions, so the input needs shape (N, ...), "
             f"got {list(x.shape)}; add a batch dimension with x[None]."
         )
     if not x.is_floating_point():
-        raise TypeError(f"LayerAct needs a floating-point input, got {x.dtype}; convert it with x.float().")
+        way = "x.dequantize()" if x.is_quantized else "x.float()"
+        raise TypeError(f"LayerAct needs a floating-point input, got {x.dtype}; convert it with {way}.")
 
 
 def check_affine(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> None:

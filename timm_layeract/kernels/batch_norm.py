@@ -32,8 +32,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..definition import composite
-from .dispatch import lie_as
-from .layer_act import differentiable_gradients
+from .dispatch import is_plain
+from .layer_act import anew, differentiable_gradients
+from .memory import lie_alike
 from .reductions import norm_act_batch, norm_act_layer, norm_act_totals
 
 __all__ = ["BatchNorm", "fused_batch_norm_layer_act"]
@@ -156,7 +157,7 @@ class _FusedBatchNormLayerAct(torch.autograd.Function):
         ctx.whole = hasattr(kernels, "norm_act_forward") and _is_plain(norm, residual_norm, parameters)
         if ctx.whole:
             y, saved = kernels.norm_act_forward(x, r, norm, residual_norm, hard, alpha, act_weight, act_bias)
-            ctx.save_for_backward(x, r, *saved, *parameters)
+            ctx.save_for_backward(x, r, *parameters, *saved)
             return y
         positions = x[0, 0].numel()
         count = float(len(x) * positions)
@@ -178,20 +179,21 @@ class _FusedBatchNormLayerAct(torch.autograd.Function):
         rows += [one if act_weight is None else act_weight.double(), zero if act_bias is None else act_bias.double()]
         channels = torch.stack([*rows, zero, zero, zero, zero]).float()
         samples, kept = norm_act_layer(stats, channels, r is not None, positions, alpha)
-        ctx.save_for_backward(x, r, channels, samples, kept, None, *parameters)
+        ctx.save_for_backward(x, r, *parameters, channels, samples, kept)
         ctx.normalizations = own, other
         return kernels.norm_act_value(x, r, hard, channels, samples)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        x, r, channels, samples, kept, norms, *parameters = ctx.saved_tensors
-        if torch.is_grad_enabled():  # the gradient is to be differentiated again
+        x, r, *others = ctx.saved_tensors
+        parameters, saved = others[:6], others[6:]
+        if torch.is_grad_enabled() or not is_plain(g):  # the gradient is to be differentiated again, or batched
             return None, None, None, None, None, *_composite_gradient(ctx, x, r, parameters, g)
-        g = lie_as(x, g)
+        x, r, g = lie_alike(x, r, g)
         if ctx.whole:
-            saved = (channels, samples, kept, norms)
             found = ctx.kernels.norm_act_backward(x, r, g, *ctx.norms, ctx.hard, saved, parameters)
             return None, None, None, None, None, *found
+        channels, samples, kept = saved
         sums, g = ctx.kernels.norm_act_sums(x, r, g, ctx.hard, channels, samples)
         samples, totals = norm_act_totals(sums, kept, channels, samples, x[0, 0].numel())
         dz, dz_x, dz_r, dact_weight, dact_bias = totals
@@ -234,18 +236,24 @@ def _through_batch(norm: BatchNorm, own: _Normalization, dz: Tensor, dz_x: Tenso
 def _composite_gradient(
     ctx: Any, x: Tensor, r: Tensor | None, parameters: list[Tensor | None], g: Tensor
 ) -> list[Tensor | None]:
-    """Gradients of x, the residual and the parameters by differentiable operations."""
+    """Gradients of x, the residual and the parameters by torch operations."""
+    again = torch.is_grad_enabled()
 
     def normalize(x: Tensor, norm: BatchNorm, weight: Tensor | None, bias: Tensor | None) -> Tensor:
         mean, var = (None, None) if norm.training else (norm.mean, norm.var)
         return F.batch_norm(x, mean, var, weight, bias, norm.training, 0.0, norm.eps)
 
     norm, residual_norm = ctx.norms
-    # Views, so that one tensor in two places has a gradient for each.
-    every = [None if t is None else t.view_as(t) for t in (x, r, *parameters)]
-    x, r, weight, bias, act_weight, act_bias, r_weight, r_bias = every  # type: ignore[assignment]
-    z = normalize(x, norm, weight, bias)
-    if r is not None:
-        z = z + (r if residual_norm is None else normalize(r, residual_norm, r_weight, r_bias))
-    y = composite.layer_act(z, "hardsigmoid" if ctx.hard else "sigmoid", ctx.alpha, act_weight, act_bias)
-    return differentiable_gradients(y, every, g)
+    if norm.group is not None or (residual_norm is not None and residual_norm.group is not None):
+        raise NotImplementedError(
+            "A BatchNorm over several processes has first derivatives only: differentiate again in one process, or "
+            "through model.eval()."
+        )
+    with torch.enable_grad():
+        every = anew([x, r, *parameters])
+        x, r, weight, bias, act_weight, act_bias, r_weight, r_bias = every  # type: ignore[assignment]
+        z = normalize(x, norm, weight, bias)
+        if r is not None:
+            z = z + (r if residual_norm is None else normalize(r, residual_norm, r_weight, r_bias))
+        y = composite.layer_act(z, "hardsigmoid" if ctx.hard else "sigmoid", ctx.alpha, act_weight, act_bias)
+        return differentiable_gradients(y, every, g, again)

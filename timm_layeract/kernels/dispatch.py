@@ -12,23 +12,19 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn import Parameter
 
 from ..compat.torch import is_unwrapped, transformed, watched
 from ..errors import UserError, did_you_mean
 from . import compiled, cpu, triton
 from .measured import ON_GPU
+from .memory import is_allocated, memory_format
 
 __all__ = [
     "VARIABLE",
     "Backend",
-    "are_of_channels",
     "backend_for",
-    "is_alike",
     "is_plain",
     "kernels_for",
-    "lie_as",
-    "memory_format",
     "use_backend",
 ]
 
@@ -86,7 +82,7 @@ def backend_for(x: Tensor) -> Backend:
     name = _forced or ("cpu" if on_cpu else ON_GPU)
     if name == "composite" or (name == "cpu" and not on_cpu):
         return "composite"
-    if x.dtype not in _KERNELS[name].DTYPES or not _is_allocated(x) or not _KERNELS[name].available(x):
+    if x.dtype not in _KERNELS[name].DTYPES or not is_allocated(x) or not _KERNELS[name].available(x):
         return "composite"
     return name  # type: ignore[return-value]
 
@@ -96,67 +92,9 @@ def is_plain(x: Tensor) -> bool:
     return not torch.compiler.is_compiling() and not _followed() and is_unwrapped(x)
 
 
-def _is_allocated(x: Tensor) -> bool:
-    """Whether a tensor of any numbers has memory (a sharded one may have given it back), where its dtype may lie."""
-    address = x.data_ptr()
-    return address != 0 and address % x.itemsize == 0
-
-
-def is_alike(x: Tensor, r: Tensor) -> bool:
-    """Whether a kernel that takes `x` takes `r` beside it: of its shape, dtype, device and memory order."""
-    return (
-        r.dtype is x.dtype
-        and is_unwrapped(r)
-        and r.get_device() == x.get_device()
-        and r.shape == x.shape
-        and memory_format(r) is memory_format(x)
-        and _is_allocated(r)
-    )
-
-
-def are_of_channels(x: Tensor, *tensors: Tensor | None) -> bool:
-    """Whether all that are there hold one number a channel of `x`, where kernels find it, in its dtype or float32."""
-    channels, device, dtype = x.shape[1], x.get_device(), x.dtype
-    for t in tensors:
-        if t is not None and not (
-            (type(t) is Parameter or type(t) is Tensor)
-            and (t.dtype is torch.float32 or t.dtype is dtype)
-            and t.get_device() == device
-            and t.numel() == channels
-            and t.dim() == 1
-            and t.is_contiguous()
-            and not t.is_neg()
-            and (address := t.data_ptr())  # a tensor on "meta", or whose memory was given back, is nowhere
-            and not address & 3
-        ):
-            return False
-    return True
-
-
 def kernels_for(x: Tensor) -> ModuleType | None:
     """The module of fused kernels for `x`, None for the composite."""
     return _KERNELS.get(backend_for(x))
-
-
-def memory_format(x: Tensor) -> torch.memory_format | None:
-    """The order in which `x` lies in memory without gaps: contiguous, channels-last, or None for any other."""
-    if x.dim() < 2 or x.layout != torch.strided:
-        return None
-    if x.is_contiguous():
-        return torch.contiguous_format
-    if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last):
-        return torch.channels_last
-    if x.dim() == 5 and x.is_contiguous(memory_format=torch.channels_last_3d):
-        return torch.channels_last_3d
-    return None
-
-
-def lie_as(x: Tensor, g: Tensor) -> Tensor:
-    """`g` in the memory order of `x`, copied where it lies otherwise."""
-    order = memory_format(x)
-    assert order is not None, "kernels take dense tensors only"
-    g = g.contiguous(memory_format=order)
-    return g if _is_allocated(g) else g.clone()
 
 
 def _followed() -> bool:

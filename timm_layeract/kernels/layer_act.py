@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from ..definition import composite
-from .dispatch import lie_as
+from .dispatch import is_plain
+from .memory import lie_alike
 
-__all__ = ["differentiable_gradients", "fused_layer_act", "recomputed_layer_act"]
+__all__ = ["anew", "differentiable_gradients", "fused_layer_act", "recomputed_layer_act"]
 
 
 def fused_layer_act(
@@ -55,9 +56,10 @@ class _FusedLayerAct(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, bias, stats = ctx.saved_tensors
         hard = ctx.scale == "hardsigmoid"
-        if torch.is_grad_enabled():  # the gradient is to be differentiated again
+        if torch.is_grad_enabled() or not is_plain(g):  # the gradient is to be differentiated again, or batched
             return None, *_composite_gradient(x, weight, bias, g, ctx.scale, ctx.alpha)
-        dx, dw, db = ctx.kernels.layer_act_backward(x, lie_as(x, g), stats, hard, _float(weight), _float(bias))
+        x, g = lie_alike(x, g)
+        dx, dw, db = ctx.kernels.layer_act_backward(x, g, stats, hard, _float(weight), _float(bias))
         dweight = None if weight is None else dw.sum(0).to(weight.dtype)
         dbias = None if bias is None else db.sum(0).to(bias.dtype)
         return None, dx, None, None, dweight, dbias
@@ -86,25 +88,27 @@ class _RecomputedLayerAct(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        again = torch.is_grad_enabled()  # the gradient is to be differentiated in its turn
-        # Views, so that one tensor in two places has a gradient for each.
-        x, weight, bias = (
-            None if t is None else t.view_as(t) if again else t.detach().requires_grad_(t.requires_grad)
-            for t in ctx.saved_tensors
-        )
         device, dtype, enabled = ctx.autocast
-        assert x is not None
-        with torch.enable_grad(), torch.autocast(device, dtype, enabled):
-            return _composite_gradient(x, weight, bias, g, ctx.scale, ctx.alpha, again)
+        with torch.autocast(device, dtype, enabled):
+            x, weight, bias = ctx.saved_tensors
+            return _composite_gradient(x, weight, bias, g, ctx.scale, ctx.alpha)
 
 
 def _composite_gradient(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, g: Tensor, scale: str, alpha: float, again: bool = True
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, g: Tensor, scale: str, alpha: float
 ) -> tuple[Tensor | None, ...]:
-    """The same gradient by torch operations, to be differentiated if `again`: of x, scale, alpha, weight and bias."""
-    y = composite.layer_act(x, scale, alpha, weight, bias)
-    dx, dweight, dbias = differentiable_gradients(y, [x, weight, bias], g, again)
+    """The same gradient by torch operations, to be differentiated again if it is: of x, scale, alpha, weight, bias."""
+    again = torch.is_grad_enabled()
+    with torch.enable_grad():
+        inputs = anew([x, weight, bias])
+        y = composite.layer_act(inputs[0], scale, alpha, *inputs[1:])  # type: ignore[arg-type]
+        dx, dweight, dbias = differentiable_gradients(y, inputs, g, again)
     return dx, None, None, dweight, dbias
+
+
+def anew(tensors: list[Tensor | None]) -> list[Tensor | None]:
+    """Tensors to compute with a second time: views, so that one in two places has a gradient for each."""
+    return [None if t is None else t.view_as(t) for t in tensors]
 
 
 def differentiable_gradients(

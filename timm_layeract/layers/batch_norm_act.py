@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from ..definition.composite import DEFAULT_ALPHA
 from ..definition.scales import Scale
 from ..kernels import batch_norm as fused
-from ..kernels.dispatch import are_of_channels, is_alike, kernels_for
+from ..kernels.dispatch import kernels_for
 from ..kernels.layer_act import fused_layer_act
+from ..kernels.memory import are_of_channels, is_alike
 from .layer_act import LAHardSiLU, LASiLU, LayerAct
 from .pristine import is_pristine
 
@@ -142,7 +143,7 @@ def _fused(
     # BatchNorm itself refuses a batch of one value a channel.
     if not hasattr(kernels, "norm_act_stats") or x.numel() <= x.shape[1]:
         return None
-    if not are_of_channels(x, *affine, *own, *other):
+    if not are_of_channels(x, *affine, *own, *other) or (own[2] is None) != (own[3] is None):
         return None
     return fused.fused_batch_norm_layer_act(
         kernels,

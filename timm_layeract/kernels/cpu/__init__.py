@@ -2,7 +2,8 @@
 
 The library shares torch's OpenMP threads (it asks for the runtime by the name under which torch has loaded it), and
 takes as many as `torch.get_num_threads()`. All tensors are dense, float32 or bfloat16 alike, and lie in one memory
-order, contiguous or channels-last: `dispatch` sees to it.
+order, contiguous or channels-last: `dispatch` sees to it, and each function looks again before C gets an address
+(`_addresses`, `_address`), as what was kept for backward may come back as something else.
 """
 
 import ctypes
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ...compat.torch import has_avx512_bf16
+from ..memory import memory_format
 
 __all__ = [
     "DTYPES",
@@ -34,6 +36,10 @@ INSTRUCTION_SETS = ["avx512_bf16", "avx512", "avx2", "default"]
 # As torch: fewer elements than this are not worth waking a second thread.
 GRAIN = 32768
 STATS, VALUE, SUMS, GRADIENT = range(4)
+ROWS = 11  # of coefficients for each channel
+FLOAT = 4  # bytes
+# Memory for a kernel is made like these, whatever dtype and device are the default when it runs.
+FLOATS, DOUBLES = (torch.empty(0, dtype=dtype, device="cpu") for dtype in (torch.float32, torch.float64))
 POINTER, INT, LONG, DOUBLE = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64, ctypes.c_double
 SHAPE = [LONG, LONG, LONG, INT]
 SIGNATURES = {
@@ -74,8 +80,48 @@ def available(x: Tensor | None = None) -> bool:
     return _library is not None
 
 
-def _pointer(tensor: Tensor | None) -> int | None:
-    return None if tensor is None else tensor.data_ptr()
+def _address(tensor: Tensor | None, dtype: torch.dtype, count: int) -> int | None:
+    """Where `count` numbers begin that lie side by side in memory; None for None.
+
+    Raises:
+        ValueError: The tensor is of another dtype or size, or not there.
+    """
+    if tensor is None:
+        return None
+    if tensor.dtype is dtype and tensor.numel() == count and tensor.is_cpu and tensor.is_contiguous():
+        address = tensor.data_ptr()
+        if address and not address % tensor.itemsize:
+            return address
+    raise ValueError(f"A LayerAct kernel takes {count} numbers of {dtype} on the CPU, not {_described(tensor)}.")
+
+
+def _addresses(x: Tensor, *others: Tensor | None) -> list[int | None]:
+    """Where x begins, and tensors of its shape, dtype and memory order; None for None.
+
+    Raises:
+        ValueError: x is empty, of a dtype that no kernel takes, has gaps or is not there, or another is not like it.
+    """
+    order, dtype, shape = memory_format(x), x.dtype, x.shape
+    address = x.data_ptr() if order is not None and dtype in DTYPES and x.is_cpu and x.numel() else 0
+    if not address or address % x.itemsize:
+        raise ValueError(f"A LayerAct kernel takes dense float32 or bfloat16 on the CPU, not {_described(x)}.")
+    found: list[int | None] = [address]
+    for t in others:
+        if t is None:
+            found.append(None)
+            continue
+        alike = t.dtype is dtype and t.is_cpu and t.shape == shape and memory_format(t) is order
+        address = t.data_ptr() if alike else 0
+        if not address or address % t.itemsize:
+            raise ValueError(f"A LayerAct kernel takes tensors like {_described(x)}, not {_described(t)}.")
+        found.append(address)
+    return found
+
+
+def _described(t: Tensor) -> str:
+    kind = "" if type(t) in (Tensor, torch.nn.Parameter) else f"{type(t).__name__} of "
+    strides = f", strides {list(t.stride())}" if t.layout is torch.strided else f", {t.layout}"
+    return f"{kind}{t.dtype} {list(t.shape)} on {t.device}{strides}"
 
 
 def _shape(x: Tensor, by_channel: bool = True) -> tuple[int, int, int, bool]:
@@ -106,15 +152,15 @@ def layer_act_forward(
     x: Tensor, hard: bool, alpha: float, weight: Tensor | None, bias: Tensor | None, y: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """LayerAct of x (written into `y` if given, which may be x), and each sample's mean and inverse deviation."""
-    affine = weight is not None or bias is not None
-    samples, channels, positions, channels_last = _shape(x, affine)
     y = torch.empty_like(x) if y is None else y
-    stats = torch.empty(samples, 2, dtype=torch.float64)
-    scratch = torch.empty(5, samples, channels, dtype=torch.float64)
+    at_x, at_y = _addresses(x, y)
+    samples, channels, positions, channels_last = _shape(x, weight is not None or bias is not None)
+    stats, scratch = DOUBLES.new_empty(samples, 2), DOUBLES.new_empty(5, samples, channels)
     _check(
         _library.layer_act_forward(
-            hard, x.dtype == torch.bfloat16, x.data_ptr(), y.data_ptr(), stats.data_ptr(), scratch.data_ptr(),
-            _pointer(weight), _pointer(bias), samples, channels, positions, channels_last, alpha, _threads(x),
+            hard, x.dtype is torch.bfloat16, at_x, at_y, stats.data_ptr(), scratch.data_ptr(),
+            _address(weight, torch.float32, channels), _address(bias, torch.float32, channels),
+            samples, channels, positions, channels_last, alpha, _threads(x),
         )
     )  # fmt: skip
     return y, stats
@@ -125,13 +171,14 @@ def layer_act_backward(
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Gradient of x, and those of the affine weight and bias for each sample, ``(N, C)``, where there is either."""
     affine = weight is not None or bias is not None
+    at_x, at_g = _addresses(x, g)
     samples, channels, positions, channels_last = _shape(x, affine)
-    dx = torch.empty_like(x)
-    sums = torch.empty(5, samples, channels, dtype=torch.float64)
+    dx, sums = torch.empty_like(x), DOUBLES.new_empty(5, samples, channels)
     _check(
         _library.layer_act_backward(
-            hard, x.dtype == torch.bfloat16, x.data_ptr(), g.data_ptr(), dx.data_ptr(), stats.data_ptr(),
-            sums.data_ptr(), _pointer(weight), _pointer(bias), samples, channels, positions, channels_last, _threads(x),
+            hard, x.dtype is torch.bfloat16, at_x, at_g, dx.data_ptr(), _address(stats, torch.float64, 2 * samples),
+            sums.data_ptr(), _address(weight, torch.float32, channels), _address(bias, torch.float32, channels),
+            samples, channels, positions, channels_last, _threads(x),
         )
     )  # fmt: skip
     return (dx, sums[1] * stats[:, 1:], sums[0]) if affine else (dx, None, None)
@@ -139,7 +186,7 @@ def layer_act_backward(
 
 def norm_act_stats(x: Tensor, r: Tensor | None) -> Tensor:
     """For each (sample, channel): mean and centred squares of x, of r, and centred products; ``(5, N, C)`` float64."""
-    out = torch.empty(5, *x.shape[:2], dtype=torch.float64)
+    out = DOUBLES.new_empty(5, *x.shape[:2])
     _pass(STATS, False, x, r, None, None, None, None, None, out)
     return out
 
@@ -158,7 +205,7 @@ def norm_act_sums(
 
     Also what `norm_act_gradient` takes in the place of g and uses up: here the gradient but for the statistics.
     """
-    out, u = torch.empty(5, *x.shape[:2], dtype=torch.float64), torch.empty_like(x)
+    out, u = DOUBLES.new_empty(5, *x.shape[:2]), torch.empty_like(x)
     _pass(SUMS, hard, x, r, g, u, None, channels, samples, out)
     return out, u
 
@@ -181,12 +228,24 @@ class Norm(ctypes.Structure):
     )  # fmt: skip
 
 
-def _norm(norm: Any) -> Any:
+def _norm(norm: Any, channels: int) -> Any:
     """A `batch_norm.BatchNorm` by reference, None for None."""
     if norm is None:
         return None
-    pointers = (_pointer(norm.weight), _pointer(norm.bias), _pointer(norm.mean), _pointer(norm.var))
-    return ctypes.byref(Norm(*pointers, norm.training, norm.momentum, norm.eps))
+    addresses = [_address(t, torch.float32, channels) for t in (norm.weight, norm.bias, norm.mean, norm.var)]
+    return ctypes.byref(Norm(*addresses, norm.training, norm.momentum, norm.eps))
+
+
+def _norm_for_backward(norm: Any) -> Any:
+    """What backward asks of it: whether it normalised by the batch."""
+    return None if norm is None else ctypes.byref(Norm(training=norm.training))
+
+
+def _kept(samples: int, channels: int, residual: bool) -> tuple[int, int, int]:
+    """Of the floats that are kept for backward: where those of samples and of (sample, channel) begin, and how many."""
+    of_samples = ROWS * channels
+    of_both = of_samples + 4 * samples
+    return of_samples, of_both, of_both + (5 if residual else 2) * samples * channels
 
 
 def norm_act_forward(
@@ -197,21 +256,21 @@ def norm_act_forward(
     Takes a `batch_norm.BatchNorm` for x and one or None for r, all of whose tensors are contiguous float32. Returns the
     activation and what `norm_act_backward` needs beside its inputs.
     """
+    at_x, at_r = _addresses(x, r)
     samples, channels, positions, channels_last = _shape(x)
-    y = torch.empty_like(x)
-    of_channels, of_samples = torch.empty(11, channels), torch.empty(4, samples)
-    kept = torch.empty(2 if r is None else 5, samples, channels)
-    norms = torch.empty(4, channels, dtype=torch.float64)
-    work = torch.empty(5 * samples + 4, channels, dtype=torch.float64)
-    saved = (of_channels, of_samples, kept, norms)
+    of_samples, of_both, floats = _kept(samples, channels, r is not None)
+    y, kept, norms = torch.empty_like(x), FLOATS.new_empty(floats), DOUBLES.new_empty(4, channels)
+    work = DOUBLES.new_empty(5 * samples + 4, channels)
+    at_kept = kept.data_ptr()
     _check(
         _library.norm_act_forward(
-            hard, x.dtype == torch.bfloat16, x.data_ptr(), _pointer(r), y.data_ptr(), _norm(own), _norm(other),
-            _pointer(w), _pointer(b), *[tensor.data_ptr() for tensor in saved], work.data_ptr(),
+            hard, x.dtype is torch.bfloat16, at_x, at_r, y.data_ptr(), _norm(own, channels), _norm(other, channels),
+            _address(w, torch.float32, channels), _address(b, torch.float32, channels),
+            at_kept, at_kept + FLOAT * of_samples, at_kept + FLOAT * of_both, norms.data_ptr(), work.data_ptr(),
             samples, channels, positions, channels_last, alpha, _threads(x),
         )
     )  # fmt: skip
-    return y, saved
+    return y, (kept, norms)
 
 
 def norm_act_backward(
@@ -219,28 +278,36 @@ def norm_act_backward(
     parameters: list[Tensor | None],
 ) -> list[Tensor | None]:  # fmt: skip
     """All of backward: gradients of x, r and, of these `parameters` that are there, in the order of `batch_norm`'s."""
+    at_x, at_r, at_g = _addresses(x, r, g)
     samples, channels, positions, channels_last = _shape(x)
+    of_samples, of_both, floats = _kept(samples, channels, r is not None)
+    at_kept: int = _address(saved[0], torch.float32, floats)  # type: ignore[assignment]
+    at_norms = _address(saved[1], torch.float64, 4 * channels)
     dx, dr = torch.empty_like(x), None if r is None else torch.empty_like(r)
-    dweight, dbias, dw, db, dr_weight, dr_bias = (None if p is None else torch.empty_like(p) for p in parameters)
-    of_dz = dr_bias if dbias is None else dbias  # the sum of dz is the gradient of either shift
-    work = torch.empty(5 * samples + 5, channels, dtype=torch.float64)
+    found = [None if p is None else FLOATS.new_empty(channels) for p in parameters]
+    dweight, dbias, dw, db, dr_weight, dr_bias = (None if t is None else t.data_ptr() for t in found)
+    work = DOUBLES.new_empty(5 * samples + 5, channels)
     _check(
         _library.norm_act_backward(
-            hard, x.dtype == torch.bfloat16, x.data_ptr(), _pointer(r), g.data_ptr(), dx.data_ptr(), _pointer(dr),
-            _norm(own), _norm(other), *[tensor.data_ptr() for tensor in saved], work.data_ptr(), _pointer(dweight),
-            _pointer(dr_weight), _pointer(of_dz), _pointer(dw), _pointer(db),
+            hard, x.dtype is torch.bfloat16, at_x, at_r, at_g, dx.data_ptr(), None if dr is None else dr.data_ptr(),
+            _norm_for_backward(own), _norm_for_backward(other), at_kept, at_kept + FLOAT * of_samples,
+            at_kept + FLOAT * of_both, at_norms, work.data_ptr(), dweight, dr_weight,
+            dr_bias if dbias is None else dbias, dw, db,  # the sum of dz is the gradient of either shift
             samples, channels, positions, channels_last, _threads(x),
         )
     )  # fmt: skip
-    if dbias is not None and dr_bias is not None:
-        dr_bias.copy_(dbias)
-    return [dx, dr, dweight, dbias, dw, db, dr_weight, dr_bias]
+    if found[1] is not None and found[5] is not None:
+        found[5].copy_(found[1])
+    return [dx, dr, *found]
 
 
 def _pass(
     which: int, hard: bool, x: Tensor, r: Tensor | None, g: Tensor | None, y: Tensor | None, dr: Tensor | None,
     channels: Tensor | None, samples: Tensor | None, out: Tensor | None,
 ) -> None:  # fmt: skip
-    pointers = [_pointer(tensor) for tensor in (x, r, g, y, dr, channels, samples, out)]
-    bf16 = x.dtype == torch.bfloat16
-    _check(_library.norm_act_pass(which, hard, bf16, *pointers, *_shape(x), _threads(x)))
+    addresses = _addresses(x, r, g, y, dr)
+    n, c = x.shape[:2]
+    addresses += _address(channels, torch.float32, ROWS * c), _address(samples, torch.float32, 4 * n)
+    addresses.append(_address(out, torch.float64, 5 * n * c))
+    bf16 = x.dtype is torch.bfloat16
+    _check(_library.norm_act_pass(which, hard, bf16, *addresses, *_shape(x), _threads(x)))

@@ -60,7 +60,7 @@ def norm_act_forward(
         *_parameters(other, channels), either(w, channels), either(b, channels), flags, own.momentum, own.eps,
         *momenta, alpha, *tiles.sizes, False, form, hard, *tiles.compiled,
     )  # fmt: skip
-    return y, (channels, samples, kept, None)
+    return y, (channels, samples, kept)
 
 
 def norm_act_backward(
@@ -68,7 +68,7 @@ def norm_act_backward(
     parameters: list[Tensor | None],
 ) -> list[Tensor | None]:  # fmt: skip
     """As `cpu.norm_act_backward`."""
-    channels, samples, kept, _ = saved
+    channels, samples, kept = saved
     c, tiles, form = x.shape[1], tiles_of(x), NORM if r is None else NORM_ADD
     count = counters(x)
     w, b = either(parameters[2], channels), either(parameters[3], channels)
