@@ -18,7 +18,7 @@ from timm.utils import AverageMeter, accuracy
 from tests.cli.test_cli import layeract
 from tests.distributed import run_processes
 from timm_layeract.checkpoints.save import save_pretrained
-from timm_layeract.data.sources import encoded_test_rows
+from timm_layeract.data.test_images import encoded_test_rows
 from timm_layeract.errors import UserError
 from timm_layeract.evaluation.evaluate import Transformed, evaluate, preprocessing
 

@@ -18,7 +18,8 @@ from tests.data.test_sources import parquet
 from tests.networks import NearestMean
 from tests.robustness.test_released import arrays
 from timm_layeract.checkpoints.save import save_pretrained
-from timm_layeract.data.sources import ImageSplit, load_test_split
+from timm_layeract.data.sources import ImageSplit
+from timm_layeract.data.test_images import load_test_split
 from timm_layeract.errors import UserError
 from timm_layeract.networks import Network, UnitInput, load_network, load_networks
 from timm_layeract.robustness import accuracy

@@ -21,7 +21,7 @@ from .columns import Columns, choose_column, encoded_columns
 from .images import brightness_of_set, image_size, read_image
 from .mask_folders import PairFiles, mask_folder
 from .mask_values import BINARY, Labelling, find_labelling, read_class_names, read_values
-from .opening import open_data_set, split_roles
+from .opening import open_data_set, training_roles
 from .sources import DEPTH_PROBES, MAX_BYTES
 
 __all__ = ["MaskSplit", "Masks", "StoredMasks", "load_mask_splits"]
@@ -205,8 +205,7 @@ def load_mask_splits(
     else:
         loaded, chosen = open_data_set(source, labelled=False), columns or Columns()
         encoded = {name: _of_rows(rows, f"{source} {name}", labelled, chosen) for name, rows in loaded.items()}
-    if "train" not in encoded:
-        raise UserError(f"{source} has no 'train' split, only {', '.join(encoded)}; name the training files train*.")
+    roles = training_roles(encoded, source, report=print if progress else None)
     train = encoded["train"]
     brightness = brightness_of_set(content for content, _ in train.contents(0, DEPTH_PROBES))
     labelling = BINARY
@@ -216,7 +215,7 @@ def load_mask_splits(
         labelling = find_labelling(((read_values(*file), file[1]) for file in probes), source, meaning, known)
     return {
         role: _split(replace(encoded[name], brightness=brightness, labelling=labelling), progress)
-        for role, name in split_roles(encoded).items()
+        for role, name in roles.items()
     }
 
 

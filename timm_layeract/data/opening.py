@@ -3,7 +3,7 @@
 import glob
 import importlib.util
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
 import datasets
@@ -13,7 +13,7 @@ from .columns import Columns, has_hidden_labels
 from .folders import SPLITS, walk_images
 from .metadata import read_metadata
 
-__all__ = ["is_data_set", "open_data_set", "split_roles", "test_split", "with_labels"]
+__all__ = ["hidden_labels", "is_data_set", "open_data_set", "split_roles", "test_split", "training_roles"]
 
 SAVED = "dataset_dict.json"  # in what `DatasetDict.save_to_disk` writes
 SAVED_ONE = "state.json"  # in what `Dataset.save_to_disk` writes, one split
@@ -115,7 +115,8 @@ def _open_images(
 def test_split(loaded: datasets.DatasetDict, source: str) -> str:
     """Name of the split to test on: test, else validation, else the only one."""
     only = next(iter(loaded)) if len(loaded) == 1 else None
-    name = split_roles(with_labels(loaded)).get("test", only)
+    hidden = hidden_labels(loaded)
+    name = split_roles(name for name in loaded if name not in hidden).get("test", only)
     if name is None:
         raise UserError(f"{source} has no test split, only {', '.join(loaded)}; name the test files test*.")
     return name
@@ -132,6 +133,33 @@ def split_roles(names: Iterable[str]) -> dict[str, str]:
     return {**roles, **dict(zip(("test", "validation"), found, strict=False))}
 
 
-def with_labels(loaded: datasets.DatasetDict) -> list[str]:
-    """Names of the splits whose labels are not hidden."""
-    return [name for name, rows in loaded.items() if not has_hidden_labels(rows)]
+def training_roles(
+    names: Collection[str],
+    source: str,
+    hidden: Collection[str] = (),
+    report: Callable[[str], None] | None = None,
+) -> dict[str, str]:
+    """`split_roles` of a data set to train on; splits with `hidden` labels count as none.
+
+    Args:
+        names: Of its splits.
+        source: Named in errors.
+        hidden: Those whose labels are hidden.
+        report: Called with a line where another split than test is tested on.
+
+    Raises:
+        UserError: It has no training split.
+    """
+    # a training split without labels is a fault that is named where they are read
+    roles = split_roles(name for name in names if name == "train" or name not in hidden)
+    if "train" not in roles:
+        raise UserError(f"{source} has no 'train' split, only {', '.join(names)}; name the training files train*.")
+    if report is not None and roles.get("test", "test") != "test":
+        why = "; the labels of test are hidden" if "test" in hidden else ""
+        report(f"{source}: the {roles['test']} split is tested on{why}")
+    return roles
+
+
+def hidden_labels(loaded: datasets.DatasetDict) -> list[str]:
+    """Names of the splits whose labels are hidden."""
+    return [name for name, rows in loaded.items() if has_hidden_labels(rows)]

@@ -18,21 +18,19 @@ from PIL import Image
 from torch import Tensor
 
 from .._utils.progress import tracked
-from ..errors import UserError, did_you_mean
+from ..errors import UserError
 from .brightness import Brightness
 from .columns import Columns, image_column, read_labels
 from .images import brightness_of_set, read_picture
-from .opening import open_data_set, split_roles, test_split, with_labels
+from .opening import hidden_labels, open_data_set, training_roles
 
 __all__ = [
     "EncodedImages",
     "ImageSplit",
     "Images",
     "StoredSplit",
-    "TestRows",
-    "encoded_test_rows",
+    "decoded",
     "load_splits",
-    "load_test_split",
 ]
 
 # A decoded split larger than this stays on disk: it would not fit beside a network on an ordinary machine.
@@ -211,12 +209,7 @@ def load_splits(
     """
     say = print if progress else None
     loaded = open_data_set(source, labelled, columns, say)
-    roles = split_roles(with_labels(loaded) if labelled else loaded)
-    if "train" not in roles:
-        raise UserError(f"{source} has no 'train' split, only {', '.join(loaded)}; name the training files train*.")
-    if say and roles.get("test", "test") != "test":
-        hidden = "; the labels of test are hidden" if "test" in loaded else ""
-        say(f"{source}: the {roles['test']} split is tested on{hidden}")
+    roles = training_roles(loaded, source, hidden_labels(loaded) if labelled else (), say)
     columns = columns or Columns()
     images = EncodedImages.of(loaded["train"], source, columns.image)
     if images.brightness and say:
@@ -224,13 +217,13 @@ def load_splits(
     labels, classes = _labels(loaded["train"], source, columns, labelled)
     if labelled:
         _check_trainable(labels, classes, source, say)
-    splits = {"train": _split(images, labels, classes, image_size, progress)}
+    splits = {"train": decoded(images, labels, classes, image_size, progress)}
     for role, name in roles.items():
         if role != "train":
             rows, where = loaded[name], f"{source} {name}"
             images = EncodedImages.of(rows, where, columns.image, images.brightness)
             labels, _ = _labels(rows, where, columns, labelled, classes)
-            splits[role] = _split(images, labels, classes, test_size or image_size, progress)
+            splits[role] = decoded(images, labels, classes, test_size or image_size, progress)
     return splits
 
 
@@ -256,79 +249,7 @@ def _check_trainable(labels: Tensor, classes: tuple[str, ...], source: str, say:
         say(f"{source}: no training image of {', '.join(missing[:10])}")
 
 
-def load_test_split(
-    source: str,
-    image_size: tuple[int, int],
-    progress: bool = True,
-    columns: Columns | None = None,
-    known: tuple[str, ...] = (),
-) -> ImageSplit:
-    """Read only what a model is tested on: the test split, else the validation split, else the only split there is.
-
-    Arguments as for `load_splits`; `known` are classes whose order the labels are to follow.
-
-    Raises:
-        UserError: No such folder or data set, no image or label column, no split to test on, a class that is not known,
-            unreadable images, or more than fit into memory.
-    """
-    loaded = open_data_set(source, columns=columns)
-    columns, name = columns or Columns(), test_split(loaded, source)
-    if progress and name != "test":
-        print(f"{source}: measured on its {name} split")
-    rows = loaded[name]
-    labels, classes = read_labels(rows, source, columns.label, known)
-    split = _split(EncodedImages.of(rows, source, columns.image), labels, classes, image_size, progress)
-    if isinstance(split, StoredSplit):
-        raise UserError(f"The {len(split)} test images of {source} decode to more than {MAX_BYTES >> 30} GiB.")
-    return split
-
-
-@dataclass(frozen=True)
-class TestRows:
-    """Images to test on as they lie in their files, with their labels.
-
-    Attributes:
-        images: Encoded.
-        labels: int64, ``(N,)``, indices into `classes`.
-        classes: Label names.
-        split: What the data set calls the split.
-    """
-
-    __test__ = False  # for pytest
-
-    images: EncodedImages
-    labels: Tensor
-    classes: tuple[str, ...]
-    split: str
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-
-def encoded_test_rows(
-    source: str, split: str | None = None, columns: Columns | None = None, brightness: Brightness | None = None
-) -> TestRows:
-    """The split that a model is tested on, or the one named, not decoded yet.
-
-    Args:
-        source: As of `load_splits`.
-        split: Name of a split; the test split if None, else the validation split, else the only one.
-        columns: Which columns, where several may be meant.
-        brightness: What images of more than 8 bits are scaled by, their own if None.
-
-    Raises:
-        UserError: No such data set or split, no image or label column, labels outside their classes.
-    """
-    columns = columns or Columns()
-    loaded = open_data_set(source, columns=columns)
-    if split is not None and split not in loaded:
-        raise UserError(f"{source} has no split {split!r}; {did_you_mean(split, loaded)}")
-    name = split or test_split(loaded, source)
-    labels, classes = read_labels(loaded[name], source, columns.label)
-    return TestRows(EncodedImages.of(loaded[name], source, columns.image, brightness), labels, classes, name)
-
-
-def _split(
+def decoded(
     encoded: EncodedImages, labels: Tensor, classes: tuple[str, ...], image_size: tuple[int, int], progress: bool
 ) -> Images:
     """A split, decoded if it fits into memory."""

@@ -22,7 +22,7 @@ from .._utils.writing import write_whole
 from ..errors import UserError
 from ..models.text_rcnn import PADDING
 from .columns import read_labels
-from .opening import is_data_set, open_data_set, split_roles, with_labels
+from .opening import hidden_labels, is_data_set, open_data_set, split_roles, training_roles
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -256,12 +256,12 @@ def _read_text(path: Path) -> str:
 def _read_data_set(source: str, label: str | None) -> dict[str, _Texts]:
     """The text and label columns of a data set's splits."""
     loaded = open_data_set(source)
-    if "train" not in loaded:
-        raise UserError(f"{source} has no 'train' split, only {', '.join(loaded)}; name the training files train*.")
+    roles = training_roles(loaded, source, hidden_labels(loaded))
     train = _read_columns(loaded["train"], source, label, ())
-    others = {role: name for role, name in split_roles(with_labels(loaded)).items() if role != "train"}
     read = {
-        role: _read_columns(loaded[name], f"{source} {name}", label, train.classes) for role, name in others.items()
+        role: _read_columns(loaded[name], f"{source} {name}", label, train.classes)
+        for role, name in roles.items()
+        if role != "train"
     }
     return {"train": train, **read}
 

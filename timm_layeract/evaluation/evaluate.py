@@ -24,7 +24,7 @@ from .._utils.progress import tracked
 from ..data.brightness import recorded_brightness
 from ..data.classes import check_channels, check_classes
 from ..data.columns import Columns
-from ..data.sources import TestRows, encoded_test_rows
+from ..data.test_images import TestRows, encoded_test_rows
 from ..errors import UserError
 from ..networks import load_network
 from ..training.engine import process_state

@@ -10,7 +10,8 @@ from .._utils.names import dataset_name
 from .._utils.writing import check_folder
 from ..data.classes import check_channels, label_names
 from ..data.columns import Columns
-from ..data.sources import ImageSplit, load_test_split
+from ..data.sources import ImageSplit
+from ..data.test_images import load_test_split
 from ..errors import UserError
 from ..networks import Network, load_networks
 from .accuracy import default_device, predict

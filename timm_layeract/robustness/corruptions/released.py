@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...data.sources import ImageSplit, load_test_split
+from ...data.sources import ImageSplit
+from ...data.test_images import load_test_split
 from ...errors import UserError, did_you_mean
 from .constants import CORRUPTIONS, SEVERITIES
 

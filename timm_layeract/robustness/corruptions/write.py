@@ -8,7 +8,7 @@ import numpy as np
 from ..._utils.files import write_json
 from ..._utils.writing import check_folder, writing
 from ...data.columns import Columns
-from ...data.sources import load_test_split
+from ...data.test_images import load_test_split
 from ...errors import UserError
 from .constants import CORRUPTIONS, SEVERITIES
 from .generate import VERSIONS, RegeneratedSets
