@@ -20,8 +20,8 @@ from timm_layeract.data.sources import ImageSplit
 from timm_layeract.errors import UserError
 from timm_layeract.networks import load_network
 from timm_layeract.release.embed import embed_runs
-from timm_layeract.training import checkpointing
 from timm_layeract.training.compare import compare_runs
+from timm_layeract.training.processes import check_distribution
 from timm_layeract.training.runs import list_runs
 from timm_layeract.training.states import RandomState, read_state, write_state
 from timm_layeract.training.sweep import plan
@@ -96,6 +96,19 @@ def test_random_numbers_go_on(tmp_path: Path) -> None:
     assert draw() != drawn
     state.load_state_dict(read_state(tmp_path / "random.safetensors"))
     assert draw() == drawn
+
+
+def test_random_numbers_of_a_device_are_those_of_its_kind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    numbers = [torch.arange(16, dtype=torch.uint8)]
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda: numbers[-1])
+    monkeypatch.setattr(torch.cuda, "set_rng_state", numbers.append)
+    state = RandomState(torch.device("cuda", 0))
+    write_state(tmp_path / "random.safetensors", state.state_dict())
+    state.load_state_dict(read_state(tmp_path / "random.safetensors"))
+    assert len(numbers) == 2
+    assert torch.equal(numbers[1], numbers[0])
+    state.load_state_dict(RandomState(torch.device("cpu")).state_dict())  # a run that goes on from a CPU's
+    assert len(numbers) == 2
 
 
 @pytest.mark.parametrize(("write", "read"), [(plain_pickle, pickle.load), (torch_pickle, _load_by_torch)])
@@ -212,4 +225,4 @@ def test_sharded_networks_are_refused(kind: str) -> None:
         distributed_type = kind
 
     with pytest.raises(UserError, match=f"{kind} shards the network over processes"):
-        checkpointing.check_distribution(Sharding())  # type: ignore[arg-type]
+        check_distribution(Sharding())  # type: ignore[arg-type]

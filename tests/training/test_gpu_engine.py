@@ -14,8 +14,9 @@ from timm_layeract.data.sources import ImageSplit
 from timm_layeract.errors import UserError
 from timm_layeract.training import cuda_graph, engine
 from timm_layeract.training.device_data import on_device
-from timm_layeract.training.engine import DivergedError, EpochRecord, Trainer
-from timm_layeract.training.measurements import AT_ONCE, Measurements, added
+from timm_layeract.training.engine import Trainer
+from timm_layeract.training.history import EpochRecord
+from timm_layeract.training.measurements import AT_ONCE, DivergedError, Measurements, added
 from timm_layeract.training.recipe import Recipe, load_recipe
 from timm_layeract.training.tasks.classification import Classification
 

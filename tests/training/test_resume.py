@@ -19,7 +19,7 @@ from tests.damage import room
 from tests.distributed import run_processes
 from timm_layeract.data.sources import ImageSplit
 from timm_layeract.errors import UserError, WriteError
-from timm_layeract.training import checkpointing, engine, run
+from timm_layeract.training import checkpointing, engine, results, run
 from timm_layeract.training.options import Execution
 from timm_layeract.training.recipe import Recipe
 from timm_layeract.training.tasks.classification import Classification
@@ -106,8 +106,8 @@ FULL = [
     (checkpointing, "write_json", 2, r"checkpoints/partial-step-000000004/seal\.json"),
     (engine, "save_weights", 1, r"best\.safetensors"),
     (engine, "write_whole", 1, r"log\.jsonl"),
-    (run, "write_json", 1, r"environment\.json"),
-    (run, "write_json", 2, r"result\.json"),
+    (results, "write_json", 1, r"environment\.json"),
+    (results, "write_json", 2, r"result\.json"),
     (run, "save_pretrained", 1, r"model/model\.safetensors"),
     (run, "plot_curves", 1, r"curve\.png"),
 ]

@@ -18,8 +18,10 @@ from tests.training.test_resume import doomed
 from timm_layeract.data.sources import ImageSplit
 from timm_layeract.errors import UserError, WriteError
 from timm_layeract.training import engine, run
-from timm_layeract.training.engine import DivergedError, Trainer
+from timm_layeract.training.engine import Trainer
+from timm_layeract.training.feed import Feed
 from timm_layeract.training.folder import FolderInUseError
+from timm_layeract.training.measurements import DivergedError
 from timm_layeract.training.options import Execution
 from timm_layeract.training.recipe import Recipe
 from timm_layeract.training.runs import list_runs
@@ -42,7 +44,7 @@ def diverge(patch: pytest.MonkeyPatch) -> type[BaseException]:
 
 
 def meet_a_bad_image(patch: pytest.MonkeyPatch) -> type[BaseException]:
-    patch.setattr(Trainer, "_load", lambda *_: _raise(UserError("image 3 is damaged")))
+    patch.setattr(Feed, "batches", lambda *_: _raise(UserError("image 3 is damaged")))
     return UserError
 
 
@@ -122,6 +124,22 @@ def test_a_start_beside_another_one_is_refused(tmp_path: Path, digits: ImageSpli
         start(digits, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [".lock"]
     start(digits, tmp_path)
+
+
+def test_what_a_killed_process_was_writing_is_removed(tmp_path: Path, digits: ImageSplit) -> None:
+    start(digits, tmp_path)
+    (tmp_path / "model" / ".abcd.partial").mkdir()
+    (tmp_path / "model" / ".abcd.partial" / "config.json").write_text("{")
+    (tmp_path / ".log.jsonl.0123.partial").write_text("{")
+    start(digits, tmp_path, resume=True)
+    assert not list(tmp_path.rglob(".*.partial"))
+
+
+def test_a_folder_that_may_only_be_read(tmp_path: Path, digits: ImageSplit, monkeypatch: pytest.MonkeyPatch) -> None:
+    start(digits, tmp_path)
+    monkeypatch.setattr(FileLock, "acquire", lambda *_, **__: _raise(OSError(30, "Read-only file system")))
+    with pytest.raises(WriteError, match=r"/\.lock cannot be written: Read-only file system\.$"):
+        start(digits, tmp_path, resume=True)
 
 
 def test_no_room_for_the_first_file(tmp_path: Path, digits: ImageSplit) -> None:

@@ -143,7 +143,7 @@ def test_a_queue_is_worked_off_in_its_order(data: str, tmp_path: Path, monkeypat
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(run, "_summary", die)  # at the very end of the first run
+        patch.setattr(run, "summary", die)  # at the very end of the first run
         CliRunner().invoke(app, words)
     assert [each["name"] for each in list_runs(tmp_path / "runs")] == ["resnet20.seed3"]
     assert CliRunner().invoke(app, words, catch_exceptions=False).exit_code == 0

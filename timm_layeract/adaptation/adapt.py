@@ -39,12 +39,15 @@ from ..models.unet_layeract import UNet, UNetPlusPlus
 from ..networks import load_network
 from ..registry import with_alpha
 from ..training.batches import enough_for_batch_norm
-from ..training.engine import Trainer, process_state
+from ..training.engine import Trainer
 from ..training.folder import PICTURE, check_output
+from ..training.identity import identify
 from ..training.options import ADAPTATION, Adaptation, Execution, RunOptions
+from ..training.processes import process_state
 from ..training.progress import show_figures
 from ..training.recipe import Recipe, load_recipe
-from ..training.run import check_tracker, fit, identify, open_splits, running, write_result
+from ..training.results import write_result
+from ..training.run import check_tracker, fit, open_splits, running
 from ..training.tasks import TASKS, Task
 from .distillation import Taught
 from .noise import quick_set, under_noise

@@ -27,8 +27,8 @@ from ..data.columns import Columns
 from ..data.test_images import TestRows, encoded_test_rows
 from ..errors import UserError
 from ..networks import load_network
-from ..training.engine import process_state
 from ..training.loading import RowLoader
+from ..training.processes import process_state
 
 __all__ = ["Transformed", "evaluate", "preprocessing", "read_indices"]
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from accelerate import Accelerator
-from accelerate.utils import DistributedType
 
 from .._utils.files import write_json
 from .._utils.writing import rename
@@ -21,12 +20,10 @@ from ..errors import UserError, WriteError
 from .folder import CHECKPOINT
 from .states import RandomState, read_state, write_state
 
-__all__ = ["Stateful", "check_distribution", "find_checkpoint", "load_checkpoint", "write_checkpoint"]
+__all__ = ["Stateful", "find_checkpoint", "load_checkpoint", "write_checkpoint"]
 
 SEAL = "seal.json"
 KEPT = 2  # the newest may turn out damaged
-# A process of these holds a part of the network, or hands it to a program with checkpoints of its own.
-SHARDED = ("FSDP", "DEEPSPEED", "MEGATRON_LM", "TP")
 # Ends of names that pickles have; runs of earlier versions had some in their checkpoints.
 PICKLES = (".bin", ".pkl", ".pt", ".pth")
 
@@ -39,16 +36,6 @@ class Stateful(Protocol):
 
     def load_state_dict(self, state: Any) -> object:
         """Go on from it."""
-
-
-def check_distribution(accelerator: Accelerator) -> None:
-    """Refuse (UserError) processes that hold a part of the network each: no checkpoint would be whole."""
-    kind = DistributedType(accelerator.distributed_type).value
-    if kind in SHARDED:
-        raise UserError(
-            f"{kind} shards the network over processes, which training here does not: leave it out of accelerate's "
-            f"configuration, so that every process holds the whole network (DistributedDataParallel)."
-        )
 
 
 def write_checkpoint(accelerator: Accelerator, folder: Path, step: int, parts: Mapping[str, Stateful]) -> None:

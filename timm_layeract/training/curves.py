@@ -5,7 +5,7 @@ from pathlib import Path
 from matplotlib.ticker import MaxNLocator
 
 from .._utils.plotting import new_figure, save_figure
-from .engine import EpochRecord
+from .history import EpochRecord
 
 __all__ = ["plot_curves"]
 

@@ -9,14 +9,13 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import send_to_device
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.utils import ModelEmaV3
@@ -24,60 +23,25 @@ from torch import Tensor, nn
 
 from .._utils.writing import write_whole
 from ..checkpoints.save import save_weights
-from ..compat.torch import accelerator
 from ..data.augment import SampleRandom
 from ..data.splits import Split
-from ..dead_units import dead_units
 from ..errors import UserError
 from .batches import Batches, Part, enough_for_batch_norm, stream
-from .checkpointing import Stateful, check_distribution, find_checkpoint, load_checkpoint, write_checkpoint
+from .checkpointing import Stateful, find_checkpoint, load_checkpoint, write_checkpoint
 from .cuda_graph import StepGraphs, check_capturable
-from .device_data import on_device
+from .feed import Feed
 from .folder import BEST, CHECKPOINTS
-from .loading import RowLoader
-from .measurements import DivergedError, Measurements, added, sums_of
+from .history import EpochRecord, EpochTime
+from .measurements import Measurements, sums_of
 from .optim import create_optimizer, create_schedule
 from .options import Execution
+from .processes import check_distribution, process_state
 from .progress import EpochProgress
 from .recipe import Recipe
 from .tasks import Task
+from .validation import Validation
 
-__all__ = ["DivergedError", "EpochRecord", "EpochTime", "Trainer", "process_state"]
-
-PROBES = 256  # held-out samples on which dead units are looked for
-
-
-def process_state() -> PartialState:
-    """This process among those of the run; without an accelerator, several of them meet on the CPU (gloo)."""
-    return PartialState(cpu=not accelerator.is_available())
-
-
-@dataclass
-class EpochRecord:
-    """What is logged of an epoch.
-
-    Attributes:
-        epoch: Its number, from 0.
-        lr: Learning rate after it.
-        train: Figures on training samples, augmented, as they came.
-        val: Figures on held-out samples.
-        dead: Percent of channels that never respond and of parameters without gradient, on held-out samples augmented
-            as in training; None in records of versions before it was measured.
-    """
-
-    epoch: int
-    lr: float
-    train: dict[str, float]
-    val: dict[str, float]
-    dead: dict[str, float] | None = None
-
-
-@dataclass
-class EpochTime:
-    """How long an epoch took, validation included, and how fast its training was."""
-
-    seconds: float
-    images_per_second: float
+__all__ = ["Trainer"]
 
 
 class Trainer:
@@ -119,8 +83,7 @@ class Trainer:
     ) -> None:
         self.recipe, self.task, self.output = recipe, task, output
         self.train_data, self.val_data = train, val
-        self.checkpoint_steps, self.workers, self.report = checkpoint_steps, workers, report
-        self._skipped = report if skip_unreadable else None
+        self.checkpoint_steps, self.report = checkpoint_steps, report
         AcceleratorState._reset_state()  # a second run in one process may ask for another precision
         if recipe.mixed_precision == "fp16" and process_state().device.type == "cpu":
             raise UserError("mixed_precision 'fp16' needs a GPU; give 'bf16' or 'no'.")
@@ -146,13 +109,13 @@ class Trainer:
         # Not prepared: accelerate would step it once for every process.
         self.schedule = create_schedule(optimizer, recipe, max(1, self.total_steps))
         self.ema = ModelEmaV3(self.unwrapped, decay=recipe.ema_decay, use_warmup=True) if recipe.ema_decay else None
-        self._loaders: dict[int, RowLoader] = {}  # of the training and the held-out data, which are read every epoch
+        self.feed = Feed(recipe, train, val, self.accelerator.device, workers, report if skip_unreadable else None)
+        self.validation = Validation(self.accelerator, recipe, task, self.feed)
         self.step = 0  # optimizer steps done
         self.history: list[EpochRecord] = []
         self.times: list[EpochTime] = []
         self.seconds = 0.0  # that this epoch has taken, in processes before this one
         self.measured = Measurements(self.accelerator.device)  # of the epoch so far, in this process
-        self.device_data = on_device(train, recipe.data_on_device, self.accelerator.device)
         self.graphs: StepGraphs | None = None
         if recipe.cuda_graph:
             check_capturable(recipe, self.accelerator.device, processes)
@@ -200,7 +163,7 @@ class Trainer:
         """What a checkpoint keeps of the run itself."""
         # A row for each process, as sums that are added in another order have other last digits.
         sums = self.measured.sums
-        sums = None if sums is None else self.accelerator.gather(self._to_device(sums[None])).cpu()
+        sums = None if sums is None else self.validation.gather(sums)
         return {
             "history": [asdict(record) for record in self.history],
             "times": [asdict(record) for record in self.times],
@@ -240,9 +203,9 @@ class Trainer:
         """What the first steps of training (of an epoch at most) put into the network, the same in every process."""
         batches = Batches(len(self.train_data), self.recipe.batch_size, self.recipe.seed)
         parts = batches.parts(0, 0, min(steps, batches.steps))
-        for part, batch in zip(parts, self._load(self.train_data, [p.indices for p in parts]), strict=True):
+        for part, batch in zip(parts, self.feed.batches(self.train_data, [p.indices for p in parts]), strict=True):
             random = SampleRandom(stream(self.recipe.seed, 0, part.step), self.recipe.batch_size, part.rows)
-            yield self._lay_out(self.task.inputs(batch, random)[0])
+            yield self.feed.lay_out(self.task.inputs(batch, random)[0])
 
     def time_step(self, steps: int, epoch: int = 0) -> float:
         """Median seconds of a training step, after two to warm up; leaves the network trained by them."""
@@ -265,31 +228,7 @@ class Trainer:
 
     def evaluate(self, data: Split, network: nn.Module | None = None) -> dict[str, float]:
         """The task's figures of the evaluated network, or another, on a data set, every sample counted once."""
-        network = (network or self.evaluated).eval()
-        process, processes = self.accelerator.process_index, self.accelerator.num_processes
-        rows = range(process, len(data), processes)
-        size = 1 if self.task.one_by_one else max(1, 4 * self.recipe.batch_size // processes)
-        found = []
-        with torch.no_grad(), self.accelerator.autocast():
-            for batch in self._load(data, [list(rows[start : start + size]) for start in range(0, len(rows), size)]):
-                inputs, targets = self.task.inputs(batch, None)
-                outputs = self.task.predict(network, self._lay_out(inputs))
-                found.append(sums_of(self.task.measure(outputs, targets)))
-        return self._figures(added(found))
-
-    def _dead_units(self) -> dict[str, float]:
-        """Percent of dead channels and parameters of the evaluated network; see `EpochRecord`."""
-        probes = min(PROBES, len(self.val_data))
-        size = max(len(part.indices) for part in self.batches.parts(0, 0, 1))
-        rows = [list(range(start, min(start + size, probes))) for start in range(0, probes, size)]
-
-        def batches() -> Iterator[tuple[Tensor, Any]]:
-            for number, batch in enumerate(self._load(self.val_data, rows)):
-                random = SampleRandom(stream(self.recipe.seed, number), len(rows[number]))
-                inputs, targets = self.task.inputs(batch, random)
-                yield self._lay_out(inputs), targets
-
-        return dead_units(self.evaluated, batches(), self.task.loss).summarise()
+        return self.validation.evaluate(network or self.evaluated, data)
 
     def _checkpoint(self) -> None:
         self.measured.read()  # before a network that has diverged is kept
@@ -302,16 +241,19 @@ class Trainer:
         first, end = self.step - start, min(self.batches.steps, self.total_steps - start)
         with EpochProgress(f"epoch {epoch + 1}/{self.epochs}", end, first, self.progress, self.task.samples) as bar:
             for _ in self.steps(epoch, first, end):
-                bar.advance(lambda: self._figures(self.measured.sums, everywhere=False), self.recipe.batch_size)
+                bar.advance(
+                    lambda: self.validation.figures(self.measured.sums, everywhere=False), self.recipe.batch_size
+                )
                 if self.step % self.checkpoint_steps == 0 and self.step < start + end:
                     self.seconds = time.perf_counter() - started
                     self._checkpoint()
         self.measured.read()  # a GPU may be behind
         speed = end * self.recipe.batch_size / (time.perf_counter() - started)
         lr = float(self.schedule.get_last_lr()[0])
-        record = EpochRecord(
-            epoch, lr, self._figures(self.measured.sums), self.evaluate(self.val_data), self._dead_units()
-        )
+        train, val = self.validation.figures(self.measured.sums), self.evaluate(self.val_data)
+        part = max(len(part.indices) for part in self.batches.parts(0, 0, 1))
+        dead = self.validation.dead_units(self.evaluated, self.val_data, part)
+        record = EpochRecord(epoch, lr, train, val, dead)
         self.times.append(EpochTime(time.perf_counter() - started, speed))
         return record
 
@@ -320,7 +262,7 @@ class Trainer:
         self.model.train()
         parts = self.batches.parts(epoch, first, end)
         side = self.recipe.training_side(epoch / self.epochs)
-        for part, batch in zip(parts, self._load(self.train_data, [p.indices for p in parts]), strict=True):
+        for part, batch in zip(parts, self.feed.batches(self.train_data, [p.indices for p in parts]), strict=True):
             self._part(epoch, part, batch, side)
             if part.last:
                 self._optimizer_step()
@@ -335,7 +277,7 @@ class Trainer:
         inputs, targets = self.task.inputs(batch, random, side)
         # Processes exchange gradients once a step, in its last part.
         with nullcontext() if part.last else self.accelerator.no_sync(self.model):
-            sums, loss = (self.graphs or self._passes)(self._lay_out(inputs), targets)
+            sums, loss = (self.graphs or self._passes)(self.feed.lay_out(inputs), targets)
         self.measured.add(sums, loss, epoch, part.step, float(self.schedule.get_last_lr()[0]))
 
     def _passes(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -357,31 +299,3 @@ class Trainer:
         self.step += 1
         if self.ema:
             self.ema.update(self.unwrapped, self.step)
-
-    def _load(self, data: Split, batches: list[list[int]]) -> Iterator[tuple[Tensor, ...]]:
-        """The batches of these rows, on this process's device."""
-        if data is self.train_data and self.device_data is not None:
-            return self.device_data.batches(batches)
-        kept = data is self.train_data or data is self.val_data
-        loader = self._loaders.get(id(data))
-        if loader is None:
-            pinned = self.accelerator.device.type == "cuda"
-            loader = RowLoader(data, self.workers, pinned, kept, self._skipped)
-        if kept:
-            self._loaders[id(data)] = loader
-        return (send_to_device(batch, self.accelerator.device, non_blocking=True) for batch in loader(batches))
-
-    def _lay_out(self, inputs: Tensor) -> Tensor:
-        return inputs.contiguous(memory_format=torch.channels_last) if self.recipe.channels_last else inputs
-
-    def _to_device(self, sums: Tensor) -> Tensor:
-        """Where processes can exchange it."""
-        return sums.to(self.accelerator.device) if self.accelerator.num_processes > 1 else sums
-
-    def _figures(self, sums: Tensor | None, everywhere: bool = True) -> dict[str, float]:
-        """The task's figures from the sums of this process, or of all."""
-        assert sums is not None, "no data set is empty"
-        if everywhere:
-            sums = self.accelerator.reduce(self._to_device(sums), "sum")
-        *totals, count = sums.tolist()
-        return self.task.summarise([total / count for total in totals])

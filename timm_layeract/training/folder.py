@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from .._utils.files import write_json
 from .._utils.records import read_record
 from .._utils.writing import check_folder, is_partial, make_folder, remove_empty
-from ..errors import UserError
+from ..errors import UserError, WriteError
 
 __all__ = [
     "BEST",
@@ -70,9 +70,8 @@ def own_folder(
             is_new = _is_unstarted(output)
             if is_new:
                 _clear(output, but=LOCK)
-            for path in output.rglob("*"):
-                if is_partial(path):
-                    _remove(path)
+            for path in filter(is_partial, list(output.rglob("*"))):
+                _remove(path)
             try:
                 _claim(output, identity, may_differ)
                 yield
@@ -100,7 +99,7 @@ def _clear(output: Path, but: str = "") -> None:
 
 def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
+        shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
 
@@ -118,6 +117,8 @@ def _lock(output: Path) -> Iterator[None]:
         lock = FileLock(output / LOCK).acquire(timeout=0)
     except Timeout as error:
         raise FolderInUseError(f"Another process is running the run in {output}; wait for it, or stop it.") from error
+    except OSError as error:  # a folder that may only be read, or a disk that knows no locks
+        raise WriteError(error.errno, error.strerror or str(error), str(output / LOCK)) from error
     with lock:
         yield
 

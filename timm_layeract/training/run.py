@@ -6,32 +6,31 @@ environment.json (device, versions, time taken) and curve.png; of segmentation a
 their masks; of texts also model/tokenizer.json, the vocabulary.
 """
 
-import statistics
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from accelerate.utils import set_seed
 
-from .._utils.files import surroundings, write_json
 from .._utils.names import dataset_name
-from .._utils.records import check_record, read_record
-from ..checkpoints.fingerprint import activation_fingerprint
 from ..checkpoints.records import Identity, Result
 from ..checkpoints.save import save_pretrained
 from ..data.brightness import record_brightness
 from ..data.splits import Split, holdout
 from ..errors import UserError, did_you_mean
 from .curves import plot_curves
-from .engine import EpochRecord, Trainer, process_state
+from .engine import Trainer
 from .folder import HASHES, PICTURE, TRACKED, check_output, own_folder
+from .history import EpochRecord
+from .identity import identify
 from .options import Execution
-from .progress import show_classes, show_dead, show_figures
+from .processes import process_state
+from .progress import show_dead, show_figures
 from .recipe import Recipe
+from .results import finish, summary
 from .start import Start
 from .tasks import TASKS
 from .tasks.protocol import Task
@@ -40,13 +39,11 @@ __all__ = [
     "build_trainer",
     "check_tracker",
     "fit",
-    "identify",
     "open_splits",
     "prepare",
     "running",
     "train",
     "train_on",
-    "write_result",
 ]
 
 
@@ -142,14 +139,14 @@ def _train(
     with running(model, recipe, task, splits, output, identity, execution) as trainer:
         trainer.resume()
         fit(trainer)
-        result = _finish(trainer, identity, test)
+        result = finish(trainer, identity, test)
         if trainer.accelerator.is_main_process:
             record_brightness(trainer.evaluated, getattr(splits["train"], "brightness", None))
             save_pretrained(trainer.evaluated, output / "model", splits["train"].classes)
             task.save(output / "model")
             task.illustrate(trainer.evaluated, trainer.val_data, output / PICTURE)
             plot_curves(trainer.history, trainer.best.epoch, task.monitor, output / "curve.png")
-            trainer.report(_summary(result, output))
+            trainer.report(summary(result, output))
     return result
 
 
@@ -215,45 +212,6 @@ def build_trainer(
     )
 
 
-def identify(
-    model: torch.nn.Module,
-    recipe: Recipe,
-    splits: Mapping[str, Any],
-    data_name: str,
-    started_from: str | None,
-) -> Identity:
-    """What makes a run this one and no other: run.json, and the head of result.json.
-
-    Args:
-        model: Network with a `pretrained_cfg`.
-        recipe: What is done.
-        splits: ``"train"``, the held-out images included, and perhaps ``"validation"`` and ``"test"``.
-        data_name: What the data is called in results.
-        started_from: Names the weights that the model came with.
-    """
-    train, validation, test = splits["train"], splits.get("validation"), splits.get("test")
-    held = 0 if validation else round(len(train) * recipe.validation_fraction)
-    cfg: Mapping[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
-    identity = {
-        "model": cfg["architecture"],
-        "activations": activation_fingerprint(model),
-        "started_from": started_from,
-        "recipe": recipe.to_dict(),
-        "monitor": TASKS[recipe.task].monitor,
-        "processes": process_state().num_processes,
-        "data": {
-            "name": data_name,
-            "train_images": len(train) - held,
-            "validation_images": len(validation) if validation else held,
-            "test_images": len(test) if test else 0,
-            "train_sha256": train.sha256(),
-            "test_sha256": test.sha256() if test else None,
-            **({"validation_sha256": validation.sha256()} if validation else {}),
-        },
-    }
-    return check_record(Identity, identity, "run.json")
-
-
 def check_tracker(name: str) -> tuple[str, ...]:
     """The trackers that a name asks for, none for ``none``; refuses one that accelerate does not know or find."""
     if name == "none":
@@ -263,21 +221,6 @@ def check_tracker(name: str) -> tuple[str, ...]:
     if name not in [tracker.value for tracker in get_available_trackers()]:
         raise UserError(f"The tracker {name} is not installed: pip install {name}.")
     return (name,)
-
-
-def _finish(trainer: Trainer, identity: Identity, test_split: Split | None) -> Result:
-    """Read the test images, once, with the best epoch's weights; writes result.json and environment.json."""
-    trainer.load_best()
-    path = trainer.output / "result.json"
-    if path.exists():  # a finished run resumed: the test images have been read
-        return read_record(Result, path)
-    best = trainer.best
-    test = {**trainer.evaluate(test_split), "images": len(test_split)} if test_split else None
-    figures = {"best_epoch": best.epoch + 1, "validation": best.val, "dead_units": best.dead, "test": test}
-    result = check_record(Result, {**identity, **figures}, str(path))
-    if trainer.accelerator.is_main_process:
-        write_result(trainer, result)
-    return result
 
 
 def fit(trainer: Trainer) -> None:
@@ -295,20 +238,6 @@ def fit(trainer: Trainer) -> None:
         each.finish()
 
 
-def write_result(trainer: Trainer, result: Result, **measured: float) -> None:
-    """Write environment.json, with what else was measured of this machine, then result.json."""
-    speeds = [epoch.images_per_second for epoch in trainer.times]
-    environment = {
-        "train_seconds": round(sum(epoch.seconds for epoch in trainer.times)),
-        "images_per_second": round(statistics.median(speeds)) if speeds else 0,
-        **measured,
-        "threads": torch.get_num_threads(),
-        **surroundings(trainer.accelerator.device, ("timm-layeract", "torch", "timm", "accelerate", "datasets")),
-    }
-    write_json(trainer.output / "environment.json", environment)
-    write_json(trainer.output / "result.json", result)
-
-
 def _line(record: EpochRecord, trainer: Trainer) -> str:
     timed = trainer.times[-1]
     left = (trainer.epochs - record.epoch - 1) * timed.seconds
@@ -322,21 +251,3 @@ def _line(record: EpochRecord, trainer: Trainer) -> str:
 def _warning(dead: dict[str, float] | None) -> str:
     """What to say of dead units: nothing where there are none."""
     return f"dead {show_dead(dead)}  " if dead and any(dead.values()) else ""
-
-
-def _summary(result: Result, output: Path) -> str:
-    figures = {name: value for name, value in (result["test"] or {}).items() if name != "images"}
-    test = f", test {show_figures(figures)}" if figures else ", no test split"
-    by_class = show_classes(figures or result["validation"] or {})
-    classes = f"\nIoU by class: {by_class}" if by_class else ""
-    dead = result["dead_units"]
-    warning = ""
-    if dead and any(dead.values()):
-        warning = (
-            f"\nWarning: {show_dead(dead)} are dead on held-out images (they never respond, or no gradient reaches "
-            f"them): look at initialisation and learning rate before comparing this network with another."
-        )
-    return (
-        f"best epoch {result['best_epoch']}: held-out {show_figures(result['validation'] or {})}{test}; "
-        f"model in {output / 'model'}{classes}{warning}"
-    )

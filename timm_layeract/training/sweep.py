@@ -10,9 +10,10 @@ from typing import Any
 from .._utils.options import shortened
 from ..errors import UserError, did_you_mean
 from .dry_run import estimate
-from .engine import DivergedError, process_state
 from .folder import FolderInUseError, check_unused
+from .measurements import DivergedError
 from .options import FINE_TUNING, TRAINING, Execution, RunOptions
+from .processes import process_state
 from .recipe import SEEDS, Recipe, read_yaml
 from .run import check_tracker, train
 from .runs import read_finished
