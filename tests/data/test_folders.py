@@ -201,3 +201,45 @@ def test_fine_tuning_keeps_a_head_only_where_its_classes_are_the_datas(tmp_path:
 def test_images_without_labels_may_lie_anywhere(tmp_path: Path) -> None:
     fill(tmp_path, ".", "deep/er")
     assert len(load_splits(str(tmp_path), (8, 8), progress=False, labelled=False)["train"]) == 8
+
+
+def on_the_hub(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let ``org/name`` be a folder, which `datasets` reads as it reads a repository."""
+    head = ["---", "configs:"]
+    for config, count in (("large", 8), ("small", 4)):
+        (root / config).mkdir(parents=True)
+        features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=["a", "b"]))
+        columns = {"image": [Image.fromarray(np.zeros((8, 8, 3), np.uint8))] * count, "label": [0, 1] * (count // 2)}
+        datasets.Dataset.from_dict(columns, features=features).to_parquet(root / config / "train-0.parquet")
+        head += [f"- config_name: {config}", "  data_files:", "  - split: train", f"    path: {config}/train-*"]
+    (root / "README.md").write_text("\n".join([*head, "---", ""]))
+    for name in ("load_dataset", "get_dataset_config_names"):
+        original = getattr(datasets, name)
+
+        def redirected(source: str, *more: Any, _original: Any = original, **options: Any) -> Any:
+            return _original(str(root) if source == "org/name" else source, *more, **options)
+
+        monkeypatch.setattr(datasets, name, redirected)
+
+
+def test_configurations_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    on_the_hub(tmp_path / "sim", monkeypatch)
+    for config, count in (("small", 4), ("large", 8)):
+        assert len(load_splits(f"org/name:{config}", (8, 8), progress=False)["train"]) == count
+    for source, says in (
+        ("org/name", "has several configurations, large, small: name one as org/name:large"),
+        ("org/name:smal", "org/name has no configuration 'smal'; did you mean 'small'"),
+        ("org/name:", "There is no data folder org/name:"),
+    ):
+        with pytest.raises(UserError, match=says) as refused:
+            load_splits(source, (8, 8), progress=False)
+        assert "\n" not in str(refused.value)
+
+
+def test_data_sets_that_are_programs_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sim").mkdir()
+    (tmp_path / "sim" / "sim.py").write_text("import datasets")
+    original = datasets.load_dataset
+    monkeypatch.setattr(datasets, "load_dataset", lambda _, *more: original(str(tmp_path / "sim"), *more))
+    with pytest.raises(UserError, match="Dataset scripts are no longer supported"):
+        load_splits("org/name", (8, 8), progress=False)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import datasets
 
-from ..errors import UserError
+from ..errors import UserError, did_you_mean
 from .columns import Columns, has_hidden_labels
 from .folders import SPLITS, walk_images
 from .metadata import read_metadata
@@ -67,17 +67,38 @@ def open_data_set(
                     "be written."
                 ) from error
         return _open_images(folder, labelled, columns, report)
-    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source) or source.startswith("."):
+    return _open_of_hub(source)
+
+
+def _open_of_hub(source: str) -> datasets.DatasetDict:
+    """A data set on the Hub, ``ORG/NAME`` or, where it has several configurations, ``ORG/NAME:CONFIG``."""
+    name, _, config = source.partition(":")
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name.startswith(".") or source.endswith(":"):
         raise UserError(
             f"There is no data folder {source}; give a folder, or a Hub data set id such as uoft-cs/cifar10."
         )
     if source.isidentifier() and importlib.util.find_spec(f"datasets.packaged_modules.{source}"):
         raise UserError(f"{source} is a format that datasets reads, and no data set; give the folder of the files.")
     try:
-        return datasets.load_dataset(source)
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        return datasets.load_dataset(name, config or None)
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        known = _configurations(name) if isinstance(error, ValueError) else []
+        if not config and len(known) > 1:
+            raise UserError(
+                f"{source} has several configurations, {', '.join(known[:10])}: name one as {name}:{known[0]}."
+            ) from error
+        if config and known and config not in known:
+            raise UserError(f"{name} has no configuration {config!r}; {did_you_mean(config, known)}") from error
         reason = (str(error).splitlines() or [type(error).__name__])[0][:150]
         raise UserError(f"{source} is neither a folder here nor a Hub data set that can be read: {reason}") from error
+
+
+def _configurations(name: str) -> list[str]:
+    """Of a data set on the Hub; none where it cannot be asked."""
+    try:
+        return list(datasets.get_dataset_config_names(name))
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError):
+        return []
 
 
 def _split_of_file(name: str) -> str:
