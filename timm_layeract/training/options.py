@@ -32,9 +32,10 @@ class RunOptions:
         str,
         Option(
             "Folder of parquet files (train-*.parquet, test-*.parquet), folder of images (train/CLASS/*.png or "
-            "CLASS/*.png), or id of a data set on the Hub (uoft-cs/cifar10, or ORG/NAME:CONFIG where it has several). For "
-            "segmentation, parquet files or a data set with an image and a mask column, or a folder of images/NAME.png and masks/NAME.png. For text, parquet "
-            "files or a data set with the columns text and label, or a folder of train/CLASS/*.txt or CLASS/*.txt.",
+            "CLASS/*.png), or id of a data set on the Hub (uoft-cs/cifar10, ORG/NAME:CONFIG where it has several). For "
+            "segmentation, parquet files or a data set with an image and a mask column, or a folder of images/NAME.png "
+            "and masks/NAME.png. For text, parquet files or a data set with the columns text and label, or a folder of "
+            "train/CLASS/*.txt or CLASS/*.txt.",
             short="-d",
         ),
     ]
