@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.utils import ModelEmaV3
@@ -35,7 +33,7 @@ from .history import EpochRecord, EpochTime
 from .measurements import Measurements, sums_of
 from .optim import create_optimizer, create_schedule
 from .options import Execution
-from .processes import check_distribution, process_state
+from .processes import create_accelerator
 from .progress import EpochProgress
 from .recipe import Recipe
 from .tasks import Task
@@ -62,7 +60,7 @@ class Trainer:
         report: Called with lines for a person to read.
 
     Raises:
-        UserError: Fewer training images than a batch, fp16 without a GPU.
+        UserError: Fewer training images than a batch; as `create_accelerator`.
     """
 
     def __init__(
@@ -84,16 +82,7 @@ class Trainer:
         self.recipe, self.task, self.output = recipe, task, output
         self.train_data, self.val_data = train, val
         self.checkpoint_steps, self.report = checkpoint_steps, report
-        AcceleratorState._reset_state()  # a second run in one process may ask for another precision
-        if recipe.mixed_precision == "fp16" and process_state().device.type == "cpu":
-            raise UserError("mixed_precision 'fp16' needs a GPU; give 'bf16' or 'no'.")
-        self.accelerator = Accelerator(
-            cpu=process_state().device.type == "cpu",
-            mixed_precision=recipe.mixed_precision,
-            log_with=list(trackers) or None,
-            project_dir=output,
-        )
-        check_distribution(self.accelerator)
+        self.accelerator = create_accelerator(recipe.mixed_precision, output, trackers)
         self.progress = progress and self.accelerator.is_main_process
         process, processes = self.accelerator.process_index, self.accelerator.num_processes
         images = len(train)
