@@ -14,11 +14,11 @@ from tests.cli.test_cli import layeract
 from tests.data.test_sources import parquet
 from timm_layeract import LASiLU, LayerAct
 from timm_layeract.checkpoints.fingerprint import ActivationMismatchError, activation_fingerprint
-from timm_layeract.checkpoints.save import embed_checkpoint
 from timm_layeract.data.sources import ImageSplit
 from timm_layeract.errors import UserError
 from timm_layeract.layers import LAHardSiLU, alphas, set_alpha
 from timm_layeract.registry import activation_factory, activation_name, with_alpha
+from timm_layeract.release.shipped import embed_checkpoint
 
 MODELS = {
     "resnet20_lasilu": dict(alpha=0.03),

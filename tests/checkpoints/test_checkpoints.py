@@ -18,12 +18,13 @@ from tests.overlap import mask_overlap
 from timm_layeract._utils.names import SMP
 from timm_layeract.checkpoints.fingerprint import ActivationMismatchError, activation_fingerprint
 from timm_layeract.checkpoints.manifest import SMP_CONFIG, WEIGHTS_DIR, read_manifest
-from timm_layeract.checkpoints.save import embed_checkpoint, save_pretrained, stored_fingerprint
+from timm_layeract.checkpoints.save import save_pretrained, stored_fingerprint
 from timm_layeract.data.augment import normalize
 from timm_layeract.data.masks import load_mask_splits
 from timm_layeract.data.sources import load_splits
 from timm_layeract.errors import UserError
 from timm_layeract.prediction.files import load_segmenter
+from timm_layeract.release.shipped import embed_checkpoint
 
 
 def logits(model: nn.Module, side: int = 32) -> torch.Tensor:

@@ -20,8 +20,8 @@ from timm_layeract import save_pretrained
 from timm_layeract.checkpoints import load as pretrained
 from timm_layeract.checkpoints.fingerprint import ActivationMismatchError
 from timm_layeract.checkpoints.manifest import WEIGHTS_DIR, pretrained_cfgs, read_manifest
-from timm_layeract.checkpoints.save import golden_file
 from timm_layeract.errors import UserError
+from timm_layeract.release.shipped import golden_file
 
 NAME = "resnet20_lasilu.cifar10"
 REPO = "org/resnet20_lasilu"

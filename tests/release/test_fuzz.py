@@ -21,10 +21,11 @@ from timm_layeract import save_pretrained
 from timm_layeract.checkpoints.fingerprint import activation_fingerprint
 from timm_layeract.checkpoints.load import check_weights
 from timm_layeract.checkpoints.manifest import WEIGHTS_DIR, check_manifest, read_manifest
-from timm_layeract.checkpoints.save import file_sha256, golden_file, stored_fingerprint
+from timm_layeract.checkpoints.save import file_sha256, stored_fingerprint
 from timm_layeract.errors import UserError
 from timm_layeract.release.cards import card_files, pictures
 from timm_layeract.release.convert import convert
+from timm_layeract.release.shipped import golden_file
 
 ROOT = Path(__file__).parents[2]
 NAME = "resnet20_lasilu.cifar10"

@@ -27,9 +27,9 @@ from safetensors.torch import load_file
 from tests.damage import one_bit
 from tests.hub_server import point_to
 from timm_layeract.checkpoints.manifest import WEIGHTS_DIR, read_manifest
-from timm_layeract.checkpoints.save import golden_file
 from timm_layeract.data.sources import ImageSplit
 from timm_layeract.errors import UserError
+from timm_layeract.release.shipped import golden_file
 from timm_layeract.release.stage import stage, staged_files
 
 NAME, REPO = "resnet20_lasilu.cifar10", "org/resnet20_lasilu"

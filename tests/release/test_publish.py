@@ -17,7 +17,7 @@ from safetensors.torch import load, load_file, save_file
 from tests.hub_server import CUT, CUT_AFTER, TOKEN, HubServer
 from timm_layeract.checkpoints.fingerprint import activation_fingerprint
 from timm_layeract.checkpoints.manifest import WEIGHTS_DIR, check_manifest, read_manifest, write_manifest
-from timm_layeract.checkpoints.save import embed_checkpoint, file_sha256, golden_file
+from timm_layeract.checkpoints.save import file_sha256
 from timm_layeract.cli import app
 from timm_layeract.data.sources import ImageSplit
 from timm_layeract.errors import UserError
@@ -25,6 +25,7 @@ from timm_layeract.release.cards import render_card
 from timm_layeract.release.embed import embed_runs
 from timm_layeract.release.publish import Publication
 from timm_layeract.release.publish import publish as publish_from
+from timm_layeract.release.shipped import embed_checkpoint, golden_file
 from timm_layeract.training import run
 from timm_layeract.training.options import Execution
 from timm_layeract.training.recipe import load_recipe

@@ -20,7 +20,7 @@ from tests.snippets import check_answer, run_snippet
 from tests.training.test_segmentation import RECIPE, discs
 from timm_layeract.checkpoints import load as pretrained
 from timm_layeract.checkpoints.manifest import Manifest, check_manifest, read_manifest, write_manifest
-from timm_layeract.checkpoints.save import GOLDEN_SIDE, file_sha256, golden_file
+from timm_layeract.checkpoints.save import file_sha256
 from timm_layeract.cli import app
 from timm_layeract.errors import UserError
 from timm_layeract.prediction.files import load_segmenter
@@ -28,6 +28,7 @@ from timm_layeract.release import zoo
 from timm_layeract.release.cards import card_files, pictures, render_card, render_eval_results
 from timm_layeract.release.embed import embed_runs
 from timm_layeract.release.publish import publish
+from timm_layeract.release.shipped import GOLDEN_SIDE, golden_file
 from timm_layeract.training import run
 from timm_layeract.training.options import Execution
 

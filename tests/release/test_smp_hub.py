@@ -20,13 +20,13 @@ from tests.training.test_segmentation import RECIPE, discs
 from timm_layeract.checkpoints import load as pretrained
 from timm_layeract.checkpoints.fingerprint import activation_fingerprint
 from timm_layeract.checkpoints.manifest import check_manifest, read_manifest
-from timm_layeract.checkpoints.save import golden_file
 from timm_layeract.cli import app
 from timm_layeract.errors import UserError
 from timm_layeract.release import zoo
 from timm_layeract.release.cards import render_card
 from timm_layeract.release.embed import embed_runs
 from timm_layeract.release.publish import publish
+from timm_layeract.release.shipped import golden_file
 from timm_layeract.smp import by_name as networks
 from timm_layeract.smp.by_name import create_by_name, load_by_name
 from timm_layeract.training import run

@@ -5,12 +5,13 @@ from typing import Any
 
 from .._utils.writing import copy_whole
 from ..checkpoints.manifest import CARDS_DIR, WEIGHTS_DIR
-from ..checkpoints.save import embed_checkpoint, embedded_name, file_sha256
+from ..checkpoints.save import file_sha256
 from ..data.masks import MaskSplit
 from ..errors import UserError
 from ..networks import load_network
 from ..training.folder import PICTURE
 from ..training.runs import SCORES, check_alike, read_environment, read_finished
+from .shipped import embed_checkpoint, embedded_name
 
 __all__ = ["embed_runs"]
 

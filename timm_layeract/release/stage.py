@@ -14,9 +14,10 @@ from ..checkpoints.fingerprint import check_fingerprint
 from ..checkpoints.load import check_weights
 from ..checkpoints.manifest import CARDS_DIR, HUB_FILE, SMP_CONFIG, Manifest, pretrained_cfgs
 from ..checkpoints.records import Entry
-from ..checkpoints.save import FINGERPRINT_KEY, WEIGHTS_HASH_KEY, file_sha256, golden_file, save_config
+from ..checkpoints.save import FINGERPRINT_KEY, WEIGHTS_HASH_KEY, file_sha256, save_config
 from ..errors import UserError
 from .cards import render_card, render_eval_results
+from .shipped import golden_file
 
 __all__ = ["GOLDEN", "check_golden", "load_published", "stage", "staged_files"]
 
