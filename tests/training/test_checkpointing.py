@@ -205,6 +205,27 @@ def test_a_pickle_in_a_runs_folder_is_not_run(
         assert not mark.exists(), file
 
 
+@pytest.mark.parametrize("content", [b"[" * 100_000, b"\xff\xfe\x00", b'{"a": ', b"[1, 2]", b"null"])
+def test_json_that_is_none_is_refused_in_a_line(
+    content: bytes, stopped: Path, tmp_path: Path, digits: ImageSplit
+) -> None:
+    (checkpoint,) = (stopped / "checkpoints").iterdir()
+    reads: dict[Path, Callable[[Path], object]] = {
+        checkpoint.relative_to(stopped) / "seal.json": lambda run: train(digits, run, ONE_EPOCH),
+        Path("run.json"): lambda run: train(digits, run, ONE_EPOCH),
+        Path("log.jsonl"): lambda run: list_runs(run.parent),
+        Path("result.json"): lambda run: compare_runs([run], run.parent / "comparison.json"),
+        Path("model/config.json"): lambda run: load_network(str(run)),
+    }
+    for number, (file, read) in enumerate(reads.items()):
+        run = tmp_path / str(number) / "run"
+        shutil.copytree(stopped, run)
+        (run / file).write_bytes(content)
+        with pytest.raises(UserError) as error:
+            read(run)
+        assert "\n" not in str(error.value), file
+
+
 def test_a_checkpoint_of_another_network_is_named(stopped: Path, tmp_path: Path, digits: ImageSplit) -> None:
     run = tmp_path / "run"
     shutil.copytree(stopped, run)
@@ -212,6 +233,16 @@ def test_a_checkpoint_of_another_network_is_named(stopped: Path, tmp_path: Path,
     write_state(checkpoint / "optimizer.safetensors", {"state": {}, "param_groups": []})
     seal(checkpoint)
     with pytest.raises(UserError, match=r"optimizer\.safetensors does not fit this run: ValueError"):
+        train(digits, run, ONE_EPOCH)
+    progress = {"history": [], "times": [], "seconds": 0.0, "step": 0, "sums": None}
+    write_state(
+        checkpoint / "optimizer.safetensors",
+        read_state(stopped / checkpoint.relative_to(run) / "optimizer.safetensors"),
+    )
+    epoch = {"epoch": 0, "lr": 0.1, "train": {"loss": 1.0}, "val": {"loss": 1.0}}
+    write_state(checkpoint / "progress.safetensors", {**progress, "history": [epoch]})
+    seal(checkpoint)
+    with pytest.raises(UserError, match=r"progress\.safetensors does not fit this run: .* have no top1"):
         train(digits, run, ONE_EPOCH)
     save_file({"0": torch.zeros(3)}, checkpoint / "model.safetensors", {"tree": '{"wrong": [1]}'})
     seal(checkpoint)

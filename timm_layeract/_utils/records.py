@@ -68,7 +68,7 @@ def read_record(kind: type[Record], path: Path) -> Record:
     """
     try:
         value = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
     return check_record(kind, value, str(path))
 

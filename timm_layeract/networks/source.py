@@ -238,7 +238,7 @@ def _folder(name: str, folder: Path) -> Source:
         raise UserError(f"{name} cannot be loaded: there is no {path}.")
     try:
         config = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read: {_first_line(error)}") from error
     if isinstance(config, dict) and CLASS_KEY in config:
         return Source(name, "smp", f"{SMP}{folder}")

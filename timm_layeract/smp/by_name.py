@@ -89,7 +89,7 @@ def _check_config(path: Path) -> None:
         raise UserError(f"{path.parent} holds no network that SMP saved: it has no config.json.")
     try:
         config = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read: {str(error)[:150]}") from error
     if not isinstance(config, dict) or not isinstance(config.get(CLASS_KEY), str):
         raise UserError(f"{path} is none that SMP wrote: it names no class under {CLASS_KEY}.")

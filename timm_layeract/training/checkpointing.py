@@ -124,7 +124,7 @@ def _fault(checkpoint: Path) -> str | None:
     """What is wrong with a checkpoint, None if nothing."""
     try:
         seal = json.loads((checkpoint / SEAL).read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         seal = None
     if not isinstance(seal, dict):
         return f"{SEAL} cannot be read"

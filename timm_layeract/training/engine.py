@@ -164,6 +164,8 @@ class Trainer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a checkpoint."""
         self.history = [EpochRecord(**record) for record in state["history"]]
+        if any(self.task.monitor not in record.val for record in self.history):
+            raise ValueError(f"its epochs have no {self.task.monitor}")
         self.times = [EpochTime(**record) for record in state["times"]]
         self.step, self.seconds = state["step"], state["seconds"]
         self.measured.sums = None if state["sums"] is None else state["sums"][self.accelerator.process_index]

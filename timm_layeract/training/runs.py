@@ -116,7 +116,7 @@ def _read_log(path: Path) -> list[LoggedEpoch]:
         return []
     try:
         lines = [json.loads(line) for line in path.read_text().splitlines()]
-    except ValueError as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
     return check_record(list[LoggedEpoch], lines, str(path))
 
