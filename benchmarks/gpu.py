@@ -11,6 +11,7 @@ import argparse
 import csv
 import datetime
 import hashlib
+import io
 import subprocess
 import sys
 import time
@@ -20,6 +21,7 @@ from typing import Any
 import torch
 
 import timm_layeract
+from timm_layeract._utils.writing import write_whole
 
 from .gpu_bars import Values, bars
 from .gpu_cases import FULL, PARTS, REHEARSAL, Sizes
@@ -51,13 +53,13 @@ def read(part: str, at: dict[str, str], folder: Path) -> dict[tuple[str, str], f
 
 
 def _append(path: Path, rows: list[dict[str, Any]]) -> None:
-    path.parent.mkdir(exist_ok=True)
-    new = not path.exists()
-    with path.open("a", newline="") as file:
+    before = path.read_bytes().decode() if path.exists() else ""
+    with io.StringIO(newline="") as file:
         writer = csv.DictWriter(file, FIELDS)
-        if new:
+        if not before:
             writer.writeheader()
         writer.writerows(rows)
+        write_whole(path, before + file.getvalue())
 
 
 def run_part(part: str, sizes: Sizes, seconds: float, folder: Path) -> int:

@@ -11,6 +11,7 @@ from matplotlib.ticker import NullFormatter
 
 from timm_layeract._utils.files import markdown_table
 from timm_layeract._utils.plotting import save_figure
+from timm_layeract._utils.writing import write_whole
 
 from . import sites
 from .training import BATCH, LEVEL, MODEL, STEPS
@@ -275,7 +276,7 @@ def write() -> None:
         before, _, rest = text.partition(f"<!-- {name} -->\n")
         _, end, after = rest.partition(f"<!-- end {name} -->")
         text = f"{before}<!-- {name} -->\n{table(lines)}\n{end}{after}"
-    README.write_text(text)
+    write_whole(README, text)
     plot_bars(lines, PLOTS / "benchmark_ratios.png")
     if growth_of(lines):
         plot_growth(lines, PLOTS / "benchmark_growth.png")

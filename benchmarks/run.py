@@ -1,6 +1,7 @@
 """Measure everything and write results/*.csv, then the report: ``python -m benchmarks.run`` or ``make benchmark``."""
 
 import csv
+import io
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
+from timm_layeract._utils.writing import write_whole
 from timm_layeract.allocator import reuse_freed_memory
 
 from . import report
@@ -56,15 +58,13 @@ def run(
 
 def write(found: list[Row], path: Path) -> None:
     """Put the rows into a CSV, whole or not at all."""
-    path.parent.mkdir(exist_ok=True)
-    partial = path.with_suffix(".partial")
     place = where()
     lines = [{**place, **asdict(row)} for row in found]
-    with partial.open("w", newline="") as file:
+    with io.StringIO(newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(lines[0]))
         writer.writeheader()
         writer.writerows(lines)
-    partial.replace(path)
+        write_whole(path, file.getvalue())
     typer.echo(f"{len(lines)} rows in {path}")
 
 

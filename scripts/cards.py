@@ -9,6 +9,7 @@ import json
 import sys
 from pathlib import Path
 
+from timm_layeract._utils.writing import write_whole
 from timm_layeract.checkpoints.manifest import (
     CARDS_DIR,
     SCHEMA,
@@ -28,23 +29,22 @@ def main() -> None:
     manifest = read_manifest()
     check_manifest(manifest)
     fresh = {name: text.encode() for name, text in card_files(manifest).items()}
-    FOLDER.mkdir(exist_ok=True)
     shown = pictures(manifest)  # which `layeract embed` puts there
     wrong = [name for name, sha256 in shown.items() if not _is(FOLDER / name, sha256)]
     if wrong:
         sys.exit(f"hub_cards/ lacks the pictures {', '.join(wrong)} as they were embedded: embed those networks anew.")
-    written = {path.name: path.read_bytes() for path in FOLDER.iterdir() if path.name not in shown}
+    written = {path.name: path.read_bytes() for path in FOLDER.glob("*") if path.name not in shown}
     schema = json.dumps(manifest_schema(), indent=2) + "\n"
     if "--check" in sys.argv[1:]:
         if schema != (WEIGHTS_DIR / SCHEMA).read_text():
             sys.exit(f"{SCHEMA} is stale: run `make cards`.")
         stale = sorted(name for name in {**fresh, **written} if fresh.get(name) != written.get(name))
         sys.exit(f"hub_cards/ is stale ({', '.join(stale)}): run `make cards`." if stale else None)
-    (WEIGHTS_DIR / SCHEMA).write_text(schema)
+    write_whole(WEIGHTS_DIR / SCHEMA, schema)
     for name in written.keys() - fresh.keys():
         (FOLDER / name).unlink()
     for name, content in fresh.items():
-        (FOLDER / name).write_bytes(content)
+        write_whole(FOLDER / name, content)
 
 
 def _is(path: Path, sha256: str) -> bool:

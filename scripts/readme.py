@@ -10,6 +10,7 @@ from pathlib import Path
 from segmentation_table import table as segmentation_table
 
 from timm_layeract._utils.files import p_value_table
+from timm_layeract._utils.writing import write_whole
 from timm_layeract.adaptation.report import adaptations_table
 from timm_layeract.analysis.convergence import convergence_table
 from timm_layeract.checkpoints.manifest import (
@@ -126,7 +127,7 @@ def main() -> None:
         fresh = f"{before}{begin}\n{table()}\n{end}{after}"
     if "--check" in sys.argv[1:]:
         sys.exit(None if fresh == text else "README.md is stale: run `make readme`.")
-    README.write_text(fresh)
+    write_whole(README, fresh)
     for path in reports():
         plot_categories(json.loads(path.read_text()), plot_of(path))
     for name, entry in read_manifest().items():
