@@ -291,6 +291,8 @@ def test_command_line(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.chdir(tmp_path)
     arguments = ["-m", "textrcnn_nswish", "--task", "text", "-d", str(folder), "--epochs", "1", "--batch-size", "24"]
     code, out = layeract("train", *arguments, "--set", "max_tokens=20", "--dry-run")
+    assert "max_tokens: 20" in out
+    assert "padding" not in out  # which is of images
     assert code == 0
     for words in ("216 texts to train on, 24 held out, 60 to test on, of up to 20 tokens", "texts/s", "9 in 1 epochs"):
         assert words in out

@@ -59,7 +59,7 @@ def dry_run(start: Start, recipe: Recipe, data: str) -> str:
     trainer, task = found.trainer, found.trainer.task
     training, validation = (len(split) for split in (trainer.train_data, trainer.val_data))
     parameters = sum(parameter.numel() for parameter in trainer.unwrapped.parameters())
-    lines = [f"{key}: {value}" for key, value in recipe.to_dict().items() if value is not None]
+    lines = [f"{key}: {value}" for key, value in recipe.to_dict().items() if value is not None and key in recipe.keys]
     return "\n".join(
         [
             *lines,

@@ -7,8 +7,9 @@ from typing import Annotated, Any
 
 from .._utils.names import dataset_name
 from .._utils.options import Bounds, Option, check_options, options_of, shortened
+from .._utils.plain_yaml import read_yaml
 from ..errors import UserError
-from .recipe import RATES, SEEDS, Recipe, list_recipes, load_recipe, read_yaml
+from .recipe import RATES, SEEDS, Recipe, list_recipes, load_recipe
 
 __all__ = ["ADAPTATION", "FINE_TUNING", "TRAINING", "Adaptation", "Execution", "Report", "RunOptions", "silent"]
 

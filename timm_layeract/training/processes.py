@@ -12,7 +12,7 @@ from ..errors import UserError
 __all__ = ["check_distribution", "create_accelerator", "process_state"]
 
 # A process of these holds a part of the network, or hands it to a program with checkpoints of its own.
-SHARDED = ("FSDP", "DEEPSPEED", "MEGATRON_LM", "TP")
+SHARDED = ("FSDP", "DEEPSPEED", "MEGATRON_LM")
 
 
 def process_state() -> PartialState:

@@ -8,13 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from .._utils.files import read_text
 from .._utils.options import Bounds, shortened
+from .._utils.plain_yaml import read_yaml
 from ..errors import UserError, did_you_mean
 
-__all__ = ["RATES", "SEEDS", "Recipe", "list_recipes", "load_recipe", "read_yaml"]
+__all__ = ["RATES", "SEEDS", "Recipe", "list_recipes", "load_recipe"]
 
 RECIPES = Path(__file__).parent / "recipes"
 SEEDS = Bounds(0, 2**32 - 1)  # what every library takes
@@ -148,7 +147,7 @@ class Recipe:
     def __post_init__(self) -> None:
         """Refuse values that no run can have; what is of other tasks is off."""
         for each in dataclasses.fields(self):
-            if self.task not in each.metadata.get("tasks", (self.task,)):
+            if each.name not in self.keys:
                 if getattr(self, each.name) not in (each.default, each.metadata["off"]):
                     raise self._foreign(each.name)
                 object.__setattr__(self, each.name, each.metadata["off"])
@@ -173,6 +172,11 @@ class Recipe:
     def replace(self, **changes: Any) -> "Recipe":
         """A copy with some values changed, checked like a file's."""
         return recipe_from_dict(_changed(dataclasses.asdict(self), changes), f"recipe {self.name}")
+
+    @property
+    def keys(self) -> list[str]:
+        """Those that its task knows."""
+        return [each.name for each in dataclasses.fields(self) if self.task in each.metadata.get("tasks", (self.task,))]
 
     def _foreign(self, key: str) -> UserError:
         return UserError(f"Recipe {self.name}: {key} is not for {self.task}; leave it out.")
@@ -216,26 +220,6 @@ def load_recipe(name_or_path: str, **overrides: Any) -> Recipe:
     length: dict[str, Any] = {key: overrides[key] for key in ("epochs", "steps") if key in overrides}
     own = recipe_from_dict({"name": path.stem, **_changed(values, length)}, path.name)
     return own.replace(**overrides)
-
-
-def read_yaml(text: str, where: str) -> Any:
-    """Plain values of a YAML text, or a UserError that says where it stands; a key given twice is an error."""
-    try:
-        return yaml.load(text, _OnceLoader)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise UserError(f"{where} is not valid YAML: {' '.join(str(error).split())[:150]}") from error
-
-
-class _OnceLoader(yaml.SafeLoader):
-    """Plain values only, and each key once."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """A mapping, each of its keys once."""
-        keys = [key.value for key, _ in node.value]
-        twice = [key for key in keys if keys.count(key) > 1]
-        if twice:
-            raise yaml.constructor.ConstructorError(None, None, f"{twice[0]} stands there twice", node.start_mark)
-        return super().construct_mapping(node, deep)
 
 
 def _changed(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from .._utils.options import shortened
+from .._utils.plain_yaml import read_yaml
 from ..errors import UserError, did_you_mean
 from .dry_run import estimate
 from .folder import FolderInUseError, check_unused
 from .measurements import DivergedError
 from .options import FINE_TUNING, TRAINING, Execution, RunOptions
 from .processes import process_state
-from .recipe import SEEDS, Recipe, read_yaml
+from .recipe import SEEDS, Recipe
 from .run import check_tracker, train
 from .runs import read_finished
 from .start import Start
