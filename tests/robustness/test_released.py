@@ -11,9 +11,10 @@ from PIL import Image
 from tests.cli.test_cli import layeract
 from tests.data.test_sources import parquet
 from timm_layeract.data.sources import ImageSplit
-from timm_layeract.errors import UserError
+from timm_layeract.errors import UserError, WriteError
 from timm_layeract.robustness.corruptions.generate import RegeneratedSets
 from timm_layeract.robustness.corruptions.released import ReleasedSets
+from timm_layeract.robustness.corruptions.write import write_sets
 
 
 def arrays(folder: Path, digits: ImageSplit, count: int = 6) -> np.ndarray:
@@ -91,6 +92,35 @@ def test_written_sets_are_read_as_released(
         for severity in (1, 5):
             assert torch.equal(sets.load(name, severity).images, made.load(name, severity).images)
             assert sets.load(name, severity).sha256() == hashes[name][severity - 1]
+    code, _, err = layeract(*arguments, "--seed", "1", capsys=capsys)
+    assert code == 2
+    assert "holds sets of other images, another seed" in err
+    (folder / "sets.json").unlink()
     code, _, err = layeract(*arguments, capsys=capsys)
     assert code == 2
     assert "is not empty" in err
+
+
+def test_writing_that_was_stopped_goes_on(tmp_path: Path, digits: ImageSplit, monkeypatch: pytest.MonkeyPatch) -> None:
+    parquet(tmp_path, digits, {"test": 12})
+    names, made = ["fog", "contrast", "pixelate"], []
+
+    def load(sets: RegeneratedSets, name: str, severity: int) -> ImageSplit:
+        made.append(name)
+        if made.count("contrast") == 2 and name == "contrast":
+            raise WriteError(28, "No space left on device", "contrast.npy")
+        return original(sets, name, severity)
+
+    original = RegeneratedSets.load
+    monkeypatch.setattr(RegeneratedSets, "load", load)
+    whole = tmp_path / "whole"
+    with pytest.raises(WriteError):
+        write_sets(str(tmp_path), tmp_path / "sets", (8, 8), names, progress=False, report=lambda _: None)
+    made.clear()
+    monkeypatch.setattr(RegeneratedSets, "load", lambda *arguments: made.append(arguments[1]) or original(*arguments))
+    write_sets(str(tmp_path), tmp_path / "sets", (8, 8), names, progress=False, report=lambda _: None)
+    assert {*made} == {"contrast", "pixelate"}
+    write_sets(str(tmp_path), whole, (8, 8), names, progress=False, report=lambda _: None)
+    assert {path.name: path.read_bytes() for path in whole.iterdir()} == {
+        path.name: path.read_bytes() for path in (tmp_path / "sets").iterdir()
+    }
