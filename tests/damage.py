@@ -1,28 +1,7 @@
-"""What can happen to a weight file, and what is said of it; a disk that is full."""
+"""What can happen to a weight file, and what is said of it."""
 
 import pickle
-import resource
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-
-
-@contextmanager
-def room(size: int) -> Iterator[Callable[[int], None]]:
-    """No file of this process grows beyond `size` bytes, by the system itself; what is given takes another size."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-
-    def limit(size: int) -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-
-    limit(size)
-    try:
-        yield limit
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, handler)
 
 
 def truncated(path: Path) -> None:

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 import timm_layeract
-from tests.damage import room
+from tests.full_disk import room
 from timm_layeract._utils import writing
 from timm_layeract._utils.plotting import new_figure, save_figure
 from timm_layeract._utils.writing import copy_whole, is_partial, staging, write_whole

@@ -15,8 +15,8 @@ import timm
 import torch
 from torch import nn
 
-from tests.damage import room
 from tests.distributed import run_processes
+from tests.full_disk import room
 from timm_layeract.data.sources import ImageSplit
 from timm_layeract.errors import UserError, WriteError
 from timm_layeract.training import checkpointing, engine, results, run

@@ -13,7 +13,7 @@ import torch
 from filelock import FileLock
 from PIL import Image
 
-from tests.damage import room
+from tests.full_disk import room
 from tests.training.test_resume import doomed
 from timm_layeract.data.sources import ImageSplit
 from timm_layeract.errors import UserError, WriteError
