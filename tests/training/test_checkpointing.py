@@ -74,7 +74,7 @@ def test_states_come_back_as_they_were(tmp_path: Path) -> None:
         7: {"exp_avg": images.to(memory_format=torch.channels_last), "betas": (0.9, 0.999)},
         "empty": [{}, [], (), torch.zeros(0, 3)],
         "kinds": [torch.tensor(3), torch.ones(2, dtype=torch.bfloat16), torch.tensor([True]), images[:, 1].double()],
-        "shared": [shared, shared, shared.view(2, 3).t()],
+        "shared": [shared, shared, shared.view(2, 3).t(), shared[2:4], images[1]],
     }
     write_state(tmp_path / "state.safetensors", state)
     state["kinds"][3] = state["kinds"][3].contiguous()  # type: ignore[index]

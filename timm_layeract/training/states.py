@@ -31,7 +31,7 @@ def write_state(path: Path, state: object) -> None:
         TypeError: Something else is in it.
     """
     tensors: dict[str, Tensor] = {}
-    tree = json.dumps(_packed(state, tensors))
+    tree = json.dumps(_packed(state, tensors, set()))
     write_whole(path, save(tensors, {TREE: tree}))
 
 
@@ -50,21 +50,24 @@ def read_state(path: Path) -> Any:
         raise UserError(f"{path} is no state of a run: {type(error).__name__}: {str(error)[:200]}") from error
 
 
-def _packed(value: object, tensors: dict[str, Tensor]) -> object:
-    """A value as JSON holds it, its tensors put among `tensors`."""
+def _packed(value: object, tensors: dict[str, Tensor], storages: set[int]) -> object:
+    """A value as JSON holds it, its tensors put among `tensors`, none of which may share its memory with another."""
     if isinstance(value, Tensor):
         name = str(len(tensors))
         # The largest stride first, so that what has no gaps keeps its layout in memory, channels_last for one.
         strides = value.stride()
         order = sorted(range(value.dim()), key=lambda axis: (-strides[axis], axis))
-        tensors[name] = value.detach().cpu().permute(order).clone(memory_format=torch.contiguous_format)
+        dense = value.detach().cpu().permute(order).contiguous()
+        storage = dense.untyped_storage().data_ptr()
+        tensors[name] = dense.clone() if storage in storages else dense
+        storages.add(storage)
         return {"tensor": name, "order": order}
     if isinstance(value, Mapping):
         if not all(type(key) in (str, int) for key in value):
             raise TypeError(f"a state cannot hold a dict with the keys {list(value)[:3]}")
-        return {"dict": [[key, _packed(each, tensors)] for key, each in value.items()]}
+        return {"dict": [[key, _packed(each, tensors, storages)] for key, each in value.items()]}
     if isinstance(value, list | tuple):
-        return {type(value).__name__: [_packed(each, tensors) for each in value]}
+        return {type(value).__name__: [_packed(each, tensors, storages) for each in value]}
     if value is None or isinstance(value, bool | int | float | str):
         return value
     raise TypeError(f"a state cannot hold {type(value).__name__}")
