@@ -75,7 +75,8 @@ def test_a_new_head_keeps_the_other_weights(name: str, place: Path) -> None:
 @pytest.mark.parametrize("name", [NAMES[0], *NAMES[2:]])
 def test_a_network_is_made_anew_by_every_name(name: str, place: Path) -> None:
     source = parse_source(name.format(place=place))
-    assert source.describe() == ("resnet20_lasilu", (32, 32))
+    architecture, config = source.describe()
+    assert (architecture, config["input_size"]) == ("resnet20_lasilu", (3, 32, 32))
     torch.manual_seed(1)
     fresh = source.create(7)
     assert torch.equal(fresh.state_dict()["conv1.weight"], resnet().state_dict()["conv1.weight"])

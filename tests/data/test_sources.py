@@ -94,9 +94,9 @@ def test_what_does_not_fit_into_memory_is_decoded_when_needed(
     tmp_path: Path, digits: ImageSplit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parquet(tmp_path, digits, {"train": 30, "test": 7})
-    held = load_splits(str(tmp_path), (8, 8), test_size=(10, 12), progress=False)
+    held = load_splits(str(tmp_path), (8, 8), test_view=(10, 12), progress=False)
     monkeypatch.setattr(sources, "MAX_BYTES", 100)
-    stored = load_splits(str(tmp_path), (8, 8), test_size=(10, 12), progress=False)
+    stored = load_splits(str(tmp_path), (8, 8), test_view=(10, 12), progress=False)
     assert held["test"].take(torch.arange(2)).images.shape == (2, 3, 10, 12)
     for name, split in stored.items():
         assert isinstance(split, StoredSplit)

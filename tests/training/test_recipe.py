@@ -57,6 +57,23 @@ def test_overrides_replace() -> None:
         ({"progressive_sizes": [[0.5, 0]]}, ["progressive_sizes", "sides in pixels"]),
         ({"epochs": None}, ["epochs or steps"]),
         ({"steps": 100}, ["not both"]),
+        ({"scale": [0.1, 1.0]}, ["scale", "train_crop_mode"]),
+        ({"auto_augment": "rand-m9"}, ["auto_augment", "train_crop_mode"]),
+        ({"train_crop_mode": "crop"}, ["train_crop_mode", "rrc"]),
+        ({"train_crop_mode": "rrc", "padding": 2}, ["padding", "random crops"]),
+        ({"train_crop_mode": "rrc", "scale": [0.5, 0.1]}, ["scale", "least", "0.5"]),
+        ({"train_crop_mode": "rrc", "scale": [0.5, 2]}, ["scale", "to 1"]),
+        ({"train_crop_mode": "rrc", "ratio": [0.5]}, ["ratio", "2 entries"]),
+        ({"train_crop_mode": "rrc", "auto_augment": "trivial"}, ["auto_augment", "timm's notation", "trivial"]),
+        ({"train_crop_mode": "rrc", "auto_augment": "rand-mx"}, ["auto_augment", "rand-mx"]),
+        ({"train_crop_mode": "rrc", "color_jitter": -1}, ["color_jitter", "from 0"]),
+        ({"mixup": -0.1}, ["mixup", "from 0"]),
+        ({"mixup_prob": 1.1}, ["mixup_prob", "to 1"]),
+        ({"mixup_mode": "half"}, ["mixup_mode", "batch", "elem"]),
+        ({"crop_pct": 0}, ["crop_pct", "above 0"]),
+        ({"interpolation": "nearest-ish"}, ["interpolation", "bicubic"]),
+        ({"bce_target_thresh": 0.2}, ["bce_target_thresh", "bce_loss"]),
+        ({"aug_repeats": 0}, ["aug_repeats", "from 1"]),
         ({"epochs": None, "steps": 0}, ["steps", "from 1"]),
     ],
 )
@@ -71,17 +88,22 @@ def test_wrong_values_are_refused_in_one_line(values: dict[str, object], words: 
 OTHERS = {
     "label_smoothing": 0.1, "channels_last": True, "image_size": [8, 8], "progressive_sizes": [[0.5, 16]],
     "ten_crop": [9, 9], "padding": 4, "flip": True, "random_erasing": 0.2, "adversarial": "fgsm",
-    "adversarial_epsilon": 4.0, "masks": "binary", "class_names": ["a", "b"], "vocab_size": 9, "max_tokens": 9,
+    "adversarial_epsilon": 4.0, "train_crop_mode": "rrc", "test_size": [9, 9], "crop_pct": 0.9, "mixup": 0.2,
+    "bce_loss": True, "aug_repeats": 3, "drop_path": 0.1,
+    "masks": "binary", "class_names": ["a", "b"], "vocab_size": 9, "max_tokens": 9,
+}  # fmt: skip
+OF_CLASSIFIERS = {
+    "train_crop_mode", "test_size", "crop_pct", "mixup", "bce_loss", "aug_repeats", "drop_path"
 }  # fmt: skip
 FOREIGN = {
     "classification": {"masks", "class_names", "vocab_size", "max_tokens"},
     "segmentation": {
         "label_smoothing", "ten_crop", "padding", "random_erasing", "adversarial", "adversarial_epsilon", "vocab_size",
-        "max_tokens",
+        "max_tokens", *OF_CLASSIFIERS,
     },
     "text": {
         "channels_last", "image_size", "progressive_sizes", "ten_crop", "padding", "flip", "random_erasing",
-        "adversarial", "adversarial_epsilon", "masks", "class_names",
+        "adversarial", "adversarial_epsilon", "masks", "class_names", *OF_CLASSIFIERS,
     },
 }  # fmt: skip
 
@@ -102,7 +124,8 @@ def test_recipes_hold_all_keys_those_of_other_tasks_asking_for_nothing(task: str
     recipe = recipe_from_dict({"epochs": 1, "task": task}, "mine")
     given = recipe.to_dict()
     nothing = (None, False, 0, 8.0, "none", [])  # adversarial_epsilon alone says nothing
-    assert all(given[key] in nothing for key in FOREIGN[task])
+    assert all(given[key] in nothing for key in FOREIGN[task] - OF_CLASSIFIERS)
+    assert not OF_CLASSIFIERS & {*given}  # which came later, and leave results as they were
     defaults = {"classification": (4, True), "segmentation": (0, True), "text": (0, False)}
     assert (given["padding"], given["flip"]) == defaults[task]
     assert recipe_from_dict(given, "mine") == recipe

@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 from accelerate.utils import set_seed
-from timm.data import resolve_model_data_config
 from torch import nn
 from torch.optim.swa_utils import update_bn
 
@@ -43,6 +42,7 @@ from ..training.engine import Trainer
 from ..training.folder import PICTURE, check_output
 from ..training.identity import identify
 from ..training.options import ADAPTATION, Adaptation, Execution, RunOptions
+from ..training.preprocessing import record_evaluation
 from ..training.processes import process_state
 from ..training.progress import show_figures
 from ..training.recipe import Recipe, load_recipe
@@ -178,8 +178,8 @@ def _recipe(source: nn.Module, choose: Callable[[str], Recipe]) -> Recipe:
 def _splits(data: str | Splits, recipe: Recipe, source: nn.Module, execution: Execution, labelled: bool) -> Splits:
     if not isinstance(data, str):
         return data
-    size = recipe.image_size or tuple(resolve_model_data_config(source)["input_size"][1:])
-    return open_splits(data, recipe, size, execution.progress, labelled)
+    config: Any = source.pretrained_cfg
+    return open_splits(data, recipe, config, execution.progress, labelled)
 
 
 def _described(model: nn.Module) -> nn.Module:
@@ -238,6 +238,8 @@ def _run(trainer: Trainer, teacher: nn.Module, identity: Identity, splits: Split
     }
     if trainer.accelerator.is_main_process:
         record_brightness(trainer.evaluated, getattr(splits["train"], "brightness", None))
+        if trainer.recipe.task == "classification":
+            record_evaluation(trainer.evaluated, trainer.recipe)
         _save(trainer, splits["train"].classes)
         trainer.task.illustrate(trainer.evaluated, trainer.val_data, trainer.output / PICTURE)
         write_result(trainer, result, statistics_seconds=round(seconds, 1))

@@ -3,14 +3,13 @@
 Each is one call into `training`, imported when it runs.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..errors import UserError
-from ..training.options import FINE_TUNING, TRAINING, Execution, RunOptions
+from ..training.options import TRAINING, Execution, RunOptions
 from .options import DryRun, Model, NumClasses, Output, output_file, output_folder, parse_numbers, with_options
 
 if TYPE_CHECKING:
@@ -35,7 +34,7 @@ def train(
     """
     from ..training.start import Start
 
-    _train(Start(model, num_classes=num_classes, alpha=options.alpha), options, TRAINING, execution, output, dry_run)
+    _train(Start(model, num_classes=num_classes, alpha=options.alpha), options, execution, output, dry_run)
 
 
 @with_options()
@@ -48,13 +47,14 @@ def finetune(
 ) -> None:
     """Fine-tune a pretrained network on other data, with a new head where the classes differ.
 
-    By the recipe finetune; for images with masks (--task segmentation) finetune_segmentation.
+    By the recipe finetune; for a network that takes images of more than 64 px by finetune_photographs, which crops
+    photographs at random; for images with masks (--task segmentation) by finetune_segmentation.
 
     Example: `layeract finetune -m resnet20_lasilu -d my/images -o runs/mine`
     """
     from ..training.start import Start
 
-    _train(Start(model, pretrained=True, alpha=options.alpha), options, FINE_TUNING, execution, output, dry_run)
+    _train(Start(model, pretrained=True, alpha=options.alpha), options, execution, output, dry_run)
 
 
 @with_options("seed", "resume")
@@ -179,7 +179,6 @@ def compare(
 def _train(
     start: "Start",
     options: RunOptions,
-    recipes: Mapping[str, str],
     execution: Execution,
     output: Path | None,
     dry_run: bool,
@@ -189,7 +188,7 @@ def _train(
     from ..training.dry_run import dry_run as describe
     from ..training.run import train as run
 
-    recipe = options.load_recipe(recipes)
+    recipe = options.load_recipe(start.recipes)
     if dry_run:
         typer.echo(describe(start, recipe, options.data))
     elif output is None:

@@ -32,7 +32,7 @@ class SampleRandom:
     """
 
     def __init__(self, seed: int, images: int, rows: slice | None = None) -> None:
-        self.images, self.rows = images, rows or slice(None)
+        self.seed, self.images, self.rows = seed, images, rows or slice(None)
         # On the CPU, so that the numbers do not depend on the device.
         self._generator = torch.Generator().manual_seed(seed)
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -23,6 +22,7 @@ from .brightness import Brightness
 from .columns import Columns, image_column, read_labels
 from .images import brightness_of_set, read_picture
 from .opening import hidden_labels, open_data_set, training_roles
+from .views import View
 
 __all__ = [
     "EncodedImages",
@@ -120,12 +120,9 @@ class EncodedImages:
         name = f"{self.source}: image {content if isinstance(content, Path) else f'number {index}'}"
         return read_picture(content, name, upright, self.brightness)
 
-    def decode(self, index: int, image_size: tuple[int, int], file: Any = None) -> Tensor:
-        """One image, resized to (H, W) if it has another size: uint8 ``(3, H, W)``."""
-        picture, (height, width) = self.open(index, file=file), image_size
-        if picture.size != (width, height):
-            picture = picture.resize((width, height), Image.Resampling.BILINEAR)
-        return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+    def decode(self, index: int, view: View, file: Any = None) -> Tensor:
+        """What a network sees of one image: uint8 ``(3, H, W)``."""
+        return view(self.open(index, file=file), index)
 
 
 @dataclass(frozen=True)
@@ -136,19 +133,19 @@ class StoredSplit(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
         encoded: The images.
         labels: int64, ``(N,)``, indices into `classes`.
         classes: Label names.
-        image_size: (H, W) that every image is resized to.
+        view: What a network sees of them.
     """
 
     encoded: EncodedImages
     labels: Tensor
     classes: tuple[str, ...]
-    image_size: tuple[int, int]
+    view: View
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
-        images = [self.encoded.decode(index, self.image_size) for index in indices]
+        images = [self.encoded.decode(index, self.view) for index in indices]
         return torch.stack(images), self.labels[torch.as_tensor(indices)]
 
     @property
@@ -180,8 +177,8 @@ Images = ImageSplit | StoredSplit
 
 def load_splits(
     source: str,
-    image_size: tuple[int, int],
-    test_size: tuple[int, int] | None = None,
+    view: View | tuple[int, int],
+    test_view: View | tuple[int, int] | None = None,
     progress: bool = True,
     labelled: bool = True,
     columns: Columns | None = None,
@@ -192,8 +189,9 @@ def load_splits(
         source: Folder with parquet files named after their split (``train-*.parquet``), folder of images as
             ``split/class/image.png`` or ``class/image.png`` (see `folders.walk_images`) or with a ``metadata.csv``,
             folder that `datasets` saved, or Hub data set id (``uoft-cs/cifar10``).
-        image_size: (H, W) that every image is resized to, where it has another size.
-        test_size: The same for the test split; `image_size` if None.
+        view: What a network sees of each image; (H, W) for `View.whole`. Images of which it sees something else in
+            training stay in their files.
+        test_view: The same for the splits that are not trained on; `view` if None.
         progress: Show a progress bar while decoding.
         labelled: Read labels; without them the images may lie in a folder as they are, and every label is 0.
         columns: Which columns, where several may be meant.
@@ -217,13 +215,13 @@ def load_splits(
     labels, classes = _labels(loaded["train"], source, columns, labelled)
     if labelled:
         _check_trainable(labels, classes, source, say)
-    splits = {"train": decoded(images, labels, classes, image_size, progress)}
+    splits = {"train": decoded(images, labels, classes, view, progress)}
     for role, name in roles.items():
         if role != "train":
             rows, where = loaded[name], f"{source} {name}"
             images = EncodedImages.of(rows, where, columns.image, images.brightness)
             labels, _ = _labels(rows, where, columns, labelled, classes)
-            splits[role] = decoded(images, labels, classes, test_size or image_size, progress)
+            splits[role] = decoded(images, labels, classes, test_view or view, progress)
     return splits
 
 
@@ -250,14 +248,15 @@ def _check_trainable(labels: Tensor, classes: tuple[str, ...], source: str, say:
 
 
 def decoded(
-    encoded: EncodedImages, labels: Tensor, classes: tuple[str, ...], image_size: tuple[int, int], progress: bool
+    encoded: EncodedImages, labels: Tensor, classes: tuple[str, ...], view: View | tuple[int, int], progress: bool
 ) -> Images:
-    """A split, decoded if it fits into memory."""
-    height, width = image_size
-    if len(encoded) * 3 * height * width > MAX_BYTES:
-        return StoredSplit(encoded, labels, classes, image_size)
+    """A split, decoded if it fits into memory and is seen in one way."""
+    view = view if isinstance(view, View) else View.whole(view)
+    height, width = view.size
+    if view.training is not None or len(encoded) * 3 * height * width > MAX_BYTES:
+        return StoredSplit(encoded, labels, classes, view)
     images = torch.empty(len(encoded), 3, height, width, dtype=torch.uint8)
     # rows in their order, which is faster than by their number
     for index, row in enumerate(tracked(encoded.rows, f"decoding {len(encoded)} images", progress)):
-        images[index] = encoded.decode(index, image_size, row[encoded.column])
+        images[index] = encoded.decode(index, view, row[encoded.column])
     return ImageSplit(images, labels, classes, encoded.brightness)

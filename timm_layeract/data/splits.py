@@ -9,7 +9,26 @@ from typing_extensions import Self
 
 from ..errors import UserError
 
-__all__ = ["Split", "holdout"]
+__all__ = ["Drawn", "Split", "holdout"]
+
+
+class Drawn(int):
+    """The number of a row, with the seed of what is random about its sample this time.
+
+    Attributes:
+        seed: From 0.
+    """
+
+    seed: int
+
+    def __new__(cls, row: int, seed: int) -> "Drawn":
+        drawn = super().__new__(cls, row)
+        drawn.seed = seed
+        return drawn
+
+    def __getnewargs__(self) -> tuple[int, int]:  # type: ignore[override]
+        """For worker processes."""
+        return int(self), self.seed
 
 
 class Split(Protocol):
@@ -27,7 +46,7 @@ class Split(Protocol):
         """Number of samples."""
 
     def __getitems__(self, indices: Sequence[int]) -> tuple[Any, ...]:
-        """A batch: inputs, as a uint8 tensor or a list of them, and targets."""
+        """A batch: inputs, as a uint8 tensor or a list of them, and targets; rows to train on are `Drawn`."""
 
     def take(self, indices: Tensor) -> Self:
         """The split of these samples only."""

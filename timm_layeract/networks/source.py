@@ -62,11 +62,12 @@ class Source:
         """Whether it is a place that has weights of its own, not a name in a registry."""
         return self.kind == "file" or self.place.startswith((HUB, LOCAL))
 
-    def load(self, num_classes: int | None = None) -> nn.Module:
+    def load(self, num_classes: int | None = None, **arguments: Any) -> nn.Module:
         """The network with its weights, in evaluation mode.
 
         Args:
             num_classes: Outputs of a new head where it has another number; as many as it has if None.
+            **arguments: As of `timm.create_model`, which makes it then.
 
         Raises:
             UserError: It has no weights, they cannot be read, do not fit, or belong to other activations; a network
@@ -75,7 +76,9 @@ class Source:
         if self.kind == "timm":
             self.check_weights()
             head = {} if num_classes is None else {"num_classes": num_classes}
-            return self._create(pretrained=True, **head).eval()
+            return self._create(pretrained=True, **head, **arguments).eval()
+        if arguments:
+            raise UserError(f"{self.name} is not made by timm with its weights, and takes no {', '.join(arguments)}.")
         if self.kind == "smp":
             from ..smp.by_name import load_by_name, with_classes
 
@@ -102,15 +105,14 @@ class Source:
             return self._from_function()
         return self._create(num_classes=num_classes, **arguments)
 
-    def describe(self) -> tuple[str, tuple[int, int]]:
-        """Its architecture, and (H, W) that it is made for; (0, 0) where its data keeps its own sizes."""
+    def describe(self) -> tuple[str, dict[str, Any]]:
+        """Its architecture, and timm's config, empty of SMP's networks, which take images of any size."""
         if self.kind == "smp":
-            return self.name, (0, 0)
+            return self.name, {}
         config: dict[str, Any] = getattr(self.sketch(), "pretrained_cfg", {})
         if "architecture" not in config:
             raise UserError(f"{self.name} was not made by timm, so nothing says what its inputs are.")
-        height, width = config["input_size"][1:]
-        return config["architecture"], (height, width)
+        return config["architecture"], config
 
     def sketch(self) -> nn.Module:
         """The network without memory for its weights, where a library makes it; a function's as it is.

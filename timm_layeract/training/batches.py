@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..data.splits import Drawn
 from ..errors import UserError
 
 __all__ = ["Batches", "Part", "enough_for_batch_norm", "stream"]
@@ -43,7 +44,7 @@ class Part:
 
     Attributes:
         step: Of the epoch, from 0.
-        indices: Rows of the split.
+        indices: Rows of the split, each with a seed of its own.
         rows: Which of the batch's images these are.
         last: The optimizer steps after it.
     """
@@ -65,6 +66,7 @@ class Batches:
         accumulate: Parts of a process's share of a step, whose gradients are added up.
         process: This process's number.
         processes: How many there are.
+        repeats: Times that an image comes in a row, of which fewer come in an epoch then (Hoffer et al. 2020).
     """
 
     images: int
@@ -73,6 +75,7 @@ class Batches:
     accumulate: int = 1
     process: int = 0
     processes: int = 1
+    repeats: int = 1
 
     def __post_init__(self) -> None:
         """Refuse batches that cannot be cut."""
@@ -94,14 +97,21 @@ class Batches:
     def parts(self, epoch: int, first_step: int, end: int) -> list[Part]:
         """This process's parts of the steps [first_step, end) of an epoch."""
         order = torch.randperm(self.images, generator=torch.Generator().manual_seed(stream(self.seed, epoch)))
+        order = order.repeat_interleave(self.repeats)
         cuts = torch.arange(self.batch_size).tensor_split(self.processes * self.accumulate)
         own = cuts[self.process * self.accumulate : (self.process + 1) * self.accumulate]
         return [
-            Part(step, _indices(order, step * self.batch_size, rows), slice(int(rows[0]), int(rows[-1]) + 1), index)
+            Part(
+                step,
+                self._drawn(order, epoch, step * self.batch_size + rows),
+                slice(int(rows[0]), int(rows[-1]) + 1),
+                index,
+            )
             for step in range(first_step, end)
             for rows, index in zip(own, [False] * (self.accumulate - 1) + [True], strict=True)
         ]
 
-
-def _indices(order: Tensor, start: int, rows: Tensor) -> list[int]:
-    return order[start + rows].tolist()
+    def _drawn(self, order: Tensor, epoch: int, places: Tensor) -> list[int]:
+        """The rows at these places of an epoch's order."""
+        found = zip(order[places].tolist(), places.tolist(), strict=True)
+        return [Drawn(row, stream(self.seed, epoch, row, place % self.repeats)) for row, place in found]

@@ -86,7 +86,9 @@ class Trainer:
         self.progress = progress and self.accelerator.is_main_process
         process, processes = self.accelerator.process_index, self.accelerator.num_processes
         images = len(train)
-        self.batches = Batches(images, recipe.batch_size, recipe.seed, recipe.accumulate, process, processes)
+        self.batches = Batches(
+            images, recipe.batch_size, recipe.seed, recipe.accumulate, process, processes, recipe.aug_repeats
+        )
         if recipe.channels_last:
             model = model.to(memory_format=torch.channels_last)
         optimizer = create_optimizer(model, recipe)
@@ -192,7 +194,9 @@ class Trainer:
 
     def first_inputs(self, steps: int) -> Iterator[Tensor]:
         """What the first steps of training (of an epoch at most) put into the network, the same in every process."""
-        batches = Batches(len(self.train_data), self.recipe.batch_size, self.recipe.seed)
+        batches = Batches(
+            len(self.train_data), self.recipe.batch_size, self.recipe.seed, repeats=self.recipe.aug_repeats
+        )
         parts = batches.parts(0, 0, min(steps, batches.steps))
         for part, batch in zip(parts, self.feed.batches(self.train_data, [p.indices for p in parts]), strict=True):
             random = SampleRandom(stream(self.recipe.seed, 0, part.step), self.recipe.batch_size, part.rows)

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple, Protocol, cast
 
 from torch.utils.data import DataLoader, Dataset
 
+from ..data.splits import Drawn
 from ..errors import UserError
 
 __all__ = ["RowLoader"]
@@ -108,6 +109,7 @@ class _Caught:
         """This row or the first after it that can be read; a line for each that cannot."""
         for step in range(len(self.data)):
             found = (row + step) % len(self.data)
+            found = Drawn(found, row.seed) if isinstance(row, Drawn) else found
             try:
                 self.data.__getitems__([found])
                 return found

@@ -11,13 +11,26 @@ from .._utils.plain_yaml import read_yaml
 from ..errors import UserError
 from .recipe import RATES, SEEDS, Recipe, list_recipes, load_recipe
 
-__all__ = ["ADAPTATION", "FINE_TUNING", "TRAINING", "Adaptation", "Execution", "Report", "RunOptions", "silent"]
+__all__ = [
+    "ADAPTATION",
+    "FINE_TUNING",
+    "FINE_TUNING_LARGE",
+    "LARGE",
+    "TRAINING",
+    "Adaptation",
+    "Execution",
+    "Report",
+    "RunOptions",
+    "silent",
+]
 
 Report = Callable[[str], None]
 
 # Recipes by task; that of classification without one.
 TRAINING = {"classification": "cifar10_resnet", "segmentation": "segmentation_fast", "text": "imdb_textrcnn"}
 FINE_TUNING = {"classification": "finetune", "segmentation": "finetune_segmentation"}
+FINE_TUNING_LARGE = {**FINE_TUNING, "classification": "finetune_photographs"}  # of networks for images over LARGE px
+LARGE = 64
 ADAPTATION = {"classification": "adapt", "segmentation": "adapt_segmentation"}
 
 

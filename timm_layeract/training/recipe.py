@@ -2,52 +2,37 @@
 
 import dataclasses
 import json
-import types
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from .._utils.files import read_text
-from .._utils.options import Bounds, shortened
+from .._utils.kinds import as_kind
+from .._utils.options import shortened
 from .._utils.plain_yaml import read_yaml
 from ..errors import UserError, did_you_mean
+from .bounds import BOUNDS, RATES, SEEDS, check_auto_augment
 
 __all__ = ["RATES", "SEEDS", "Recipe", "list_recipes", "load_recipe"]
 
 RECIPES = Path(__file__).parent / "recipes"
-SEEDS = Bounds(0, 2**32 - 1)  # what every library takes
-RATES = Bounds(above=0, most=1e30)  # what a float32 weight can be moved by
+CROPS = ("scale", "ratio", "train_interpolation", "color_jitter", "auto_augment")  # keys of random crops alone
 HOW_KEYS = ("cuda_graph", "data_on_device")  # which leave the outcome as it is
-
-_COUNT, _FRACTION, _SIDE = Bounds(1, 10**9), Bounds(0, below=1), Bounds(1, 2**16)
-# Of a recipe's numbers, each of them where there are several.
-BOUNDS = {
-    "epochs": Bounds(0, 10**6),
-    "steps": _COUNT,
-    "batch_size": Bounds(1, 10**6),
-    "accumulate": Bounds(1, 10**6),
-    "seed": SEEDS,
-    "lr": RATES,
-    "weight_decay": Bounds(0, 1000),
-    "adversarial_epsilon": Bounds(above=0, most=255),
-    "padding": Bounds(0, 2**16),
-    "vocab_size": _COUNT,
-    "max_tokens": _COUNT,
-    **dict.fromkeys(("image_size", "ten_crop"), _SIDE),
-    **dict.fromkeys(
-        ("warmup", "label_smoothing", "ema_decay", "momentum", "random_erasing", "validation_fraction", "milestones"),
-        _FRACTION,
-    ),
-}
-
-
 TaskName = Literal["classification", "segmentation", "text"]
 
 
-def _of(*tasks: TaskName, default: Any, off: Any = None) -> Any:
-    """A field of the recipes of these tasks; in others it is `off`, the default where that asks for nothing."""
-    return field(default=default, metadata={"tasks": tasks, "off": default if off is None else off})
+def _of(*tasks: TaskName, default: Any, off: Any = None, quiet: bool = False) -> Any:
+    """A field of the recipes of these tasks; in others it is `off`, the default where that asks for nothing.
+
+    One that is `quiet` is part of results only where it asks for something: they stay what they were before it came.
+    """
+    return field(default=default, metadata={"tasks": tasks, "off": default if off is None else off, "quiet": quiet})
+
+
+def _photographs(default: Any) -> Any:
+    """A field that came with `train_crop_mode`."""
+    return _of("classification", default=default, quiet=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +49,7 @@ class Recipe:
         batch_size: Images in one optimizer step, over all processes together.
         accumulate: Parts that a process takes its share of a batch in, where memory does not hold it at once.
         seed: Of initialisation, held-out images, order and augmentation.
-        optimizer: ``sgd`` (with `momentum`, optionally `nesterov`), ``adam`` or ``adamw``.
+        optimizer: ``sgd`` (with `momentum`, optionally `nesterov`), ``adam``, ``adamw`` or ``lamb`` (You et al. 2020).
         lr: Peak learning rate.
         momentum: Of SGD.
         nesterov: Nesterov's variant of momentum.
@@ -84,9 +69,34 @@ class Recipe:
             of the epochs that they are used up to, and their shorter side; then, and in evaluation, `image_size`.
         ten_crop: (H, W) that test images are resized to, of which ten crops of the input's size are averaged (corners
             and centre, and mirrored; Krizhevsky et al. 2012); None for one look at the whole image.
-        padding: Pixels of padding for the random crop.
+        padding: Pixels of padding for the random crop of images that are whole; none with `train_crop_mode`.
         flip: Mirror half of the images; in segmentation, turn them too.
         random_erasing: Probability that a rectangle of an image becomes the mean colour (Zhong et al. 2017).
+        train_crop_mode: Crop photographs at random from their files, by timm's transforms: ``rrc`` (random resized
+            crops, Szegedy et al. 2015), ``rkrc`` or ``rkrr`` (that keep the shape); None for whole images, cropped by
+            `padding`. This key and those down to `drop_path` have timm's names, and are not written into results
+            where they are left out.
+        scale: Of random crops: least and largest share of the area; timm's (0.08 to 1) if None.
+        ratio: Of random crops: width to height; timm's (3/4 to 4/3) if None.
+        train_interpolation: How random crops are resized; ``random`` is bilinear or bicubic.
+        color_jitter: How far brightness, contrast and saturation of random crops may move; none with `auto_augment`.
+        auto_augment: Augmentation of random crops in timm's notation: ``rand-m7-mstd0.5-inc1`` (RandAugment),
+            ``augmix-m3-w3`` (AugMix), ``original``, ``3a``, ...
+        test_size: (H, W) of held-out and test images, `image_size` if None, or where that is None too, the network's.
+        crop_pct: Share of the resized held-out and test images that is kept; that of the network's config if None, or
+            all of it where `image_size` is given and there is no `train_crop_mode`.
+        crop_mode: How these are cut: ``center``, ``squash`` or ``border``; as the network's config says if None.
+        interpolation: How these are resized; as the network's config says if None.
+        mixup: Alpha of mixing whole images (Zhang et al. 2018), 0 for none.
+        cutmix: Alpha of mixing rectangles (Yun et al. 2019), 0 for none. Images are mixed with others of the same
+            process and part of a batch.
+        mixup_prob: Probability of mixing at all.
+        mixup_switch_prob: Probability of rectangles where both are given.
+        mixup_mode: One way of mixing for a ``batch``, a ``pair`` or an ``elem`` (image).
+        bce_loss: Binary cross-entropy of each class instead of cross-entropy (Wightman et al. 2021).
+        bce_target_thresh: Shares of classes above it count 1 in it, others 0; None for shares as they are.
+        aug_repeats: Times that an image comes in an epoch, other images staying out (Hoffer et al. 2020).
+        drop_path: Probability that the last residual branch is left out, rising linearly up to it (Huang et al. 2016).
         adversarial: Train on images that an attack has made (``fgsm``, or ``pgd`` with 7 steps; Madry et al. 2018), or
             ``none``.
         adversarial_epsilon: How far the attack may move a value, of 255.
@@ -112,7 +122,7 @@ class Recipe:
     batch_size: int = 128
     accumulate: int = 1
     seed: int = 11
-    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
+    optimizer: Literal["sgd", "adam", "adamw", "lamb"] = "sgd"
     lr: float = 0.1
     momentum: float = 0.9
     nesterov: bool = False
@@ -132,6 +142,25 @@ class Recipe:
     padding: int = _of("classification", default=4, off=0)
     flip: bool = _of("classification", "segmentation", default=True, off=False)
     random_erasing: float = _of("classification", default=0.0)
+    train_crop_mode: Literal["rrc", "rkrc", "rkrr"] | None = _photographs(None)
+    scale: tuple[float, float] | None = _photographs(None)
+    ratio: tuple[float, float] | None = _photographs(None)
+    train_interpolation: Literal["random", "bilinear", "bicubic"] = _photographs("random")
+    color_jitter: float = _photographs(0.0)
+    auto_augment: str | None = _photographs(None)
+    test_size: tuple[int, int] | None = _photographs(None)
+    crop_pct: float | None = _photographs(None)
+    crop_mode: Literal["center", "squash", "border"] | None = _photographs(None)
+    interpolation: Literal["bilinear", "bicubic"] | None = _photographs(None)
+    mixup: float = _photographs(0.0)
+    cutmix: float = _photographs(0.0)
+    mixup_prob: float = _photographs(1.0)
+    mixup_switch_prob: float = _photographs(0.5)
+    mixup_mode: Literal["batch", "pair", "elem"] = _photographs("batch")
+    bce_loss: bool = _photographs(False)
+    bce_target_thresh: float | None = _photographs(None)
+    aug_repeats: int = _photographs(1)
+    drop_path: float = _photographs(0.0)
     adversarial: Literal["none", "fgsm", "pgd"] = _of("classification", default="none")
     adversarial_epsilon: float = _of("classification", default=8.0)
     image_column: str | None = None
@@ -158,12 +187,33 @@ class Recipe:
             for each in value if isinstance(value, tuple) else (value,):
                 if each is not None and not bounds.hold(each):
                     raise UserError(f"Recipe {self.name}: {key} takes numbers {bounds}, got {shortened(value)}.")
+        self._check_crops()
         ends = [end for end, _ in self.progressive_sizes]
         if ends != sorted({*ends}) or any(not 0 < end < 1 or side < 1 for end, side in self.progressive_sizes):
             raise UserError(
                 f"Recipe {self.name}: progressive_sizes are pairs such as [[0.4, 32], [0.7, 48]]: rising fractions of "
                 f"the run in (0, 1), and sides in pixels."
             )
+
+    def _check_crops(self) -> None:
+        """Refuse what is of random crops alone where there are none, and whole images' padding where there are."""
+        default = {each.name: each.default for each in dataclasses.fields(self)}
+        if self.train_crop_mode is None:
+            asked = [key for key in CROPS if getattr(self, key) != default[key]]
+            if asked:
+                raise UserError(f"Recipe {self.name}: {asked[0]} is of random crops: give train_crop_mode too (rrc).")
+        elif self.padding not in (0, default["padding"]):
+            raise UserError(f"Recipe {self.name}: padding is not for random crops (train_crop_mode); leave it out.")
+        else:
+            object.__setattr__(self, "padding", 0)
+        for key in ("scale", "ratio"):
+            least, most = getattr(self, key) or (0, 0)
+            if least > most:
+                raise UserError(f"Recipe {self.name}: {key} is the least and the largest, got {[least, most]}.")
+        if self.bce_target_thresh is not None and not self.bce_loss:
+            raise UserError(f"Recipe {self.name}: bce_target_thresh is of bce_loss: give that too.")
+        if self.auto_augment is not None:
+            check_auto_augment(self.auto_augment, f"Recipe {self.name}: auto_augment")
 
     def training_side(self, done: float) -> int | None:
         """Shorter side of training images after a fraction of the epochs, None for that of `image_size`."""
@@ -183,7 +233,12 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values of what decides the outcome, as JSON holds them; `recipe_from_dict` reads them back."""
-        values = {key: value for key, value in dataclasses.asdict(self).items() if key not in HOW_KEYS}
+        silent = {
+            each.name
+            for each in dataclasses.fields(self)
+            if each.metadata.get("quiet") and getattr(self, each.name) == each.default
+        }
+        values = {key: value for key, value in dataclasses.asdict(self).items() if key not in {*HOW_KEYS, *silent}}
         plain: dict[str, Any] = json.loads(json.dumps(values))
         return plain
 
@@ -236,47 +291,10 @@ def recipe_from_dict(values: dict[str, Any], where: str) -> Recipe:
     for key, value in values.items():
         if key not in hints:
             raise UserError(f"{where}: unknown key {shortened(key)}; {did_you_mean(str(key)[:60], hints)}")
-        checked[key] = _as_kind(value, hints[key], f"{where}: {key}")
+        checked[key] = as_kind(value, hints[key], f"{where}: {key}")
     recipe = Recipe(**checked)
     for key, value in checked.items():
-        if getattr(recipe, key) != value:  # it asked for something, the default, that another task does
+        # it asked for something, the default, that another task does
+        if getattr(recipe, key) != value and key not in recipe.keys:
             raise recipe._foreign(key)
     return recipe
-
-
-def _as_kind(value: Any, kind: Any, where: str) -> Any:
-    """`value` as the annotated kind (YAML has no tuples and reads 1e-4 as text), or a UserError."""
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin is Literal:
-        if value in arguments and isinstance(value, str):
-            return value
-        # YAML reads a bare `no` as False.
-        if value is False and "no" in arguments:
-            return "no"
-        if isinstance(value, bool) and str(value).lower() in arguments:
-            return str(value).lower()
-        raise UserError(f"{where} must be one of {', '.join(arguments)}, got {shortened(value)}.")
-    if origin in (types.UnionType, typing.Union):
-        return None if value is None else _as_kind(value, arguments[0], where)
-    if origin is tuple:
-        if not isinstance(value, list | tuple):
-            raise UserError(f"{where} must be a list, got {shortened(value)}.")
-        kinds = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else list(arguments)
-        if len(kinds) != len(value):
-            raise UserError(f"{where} must have {len(kinds)} entries, got {shortened(value)}.")
-        return tuple(_as_kind(item, item_kind, where) for item, item_kind in zip(value, kinds, strict=True))
-    if kind is bool or isinstance(value, bool):
-        if kind is bool and isinstance(value, bool):
-            return value
-        raise UserError(f"{where} must be {kind.__name__}, got {shortened(value)}.")
-    if kind is str:
-        if isinstance(value, str):
-            return value
-        raise UserError(f"{where} must be text, got {shortened(value)}.")
-    try:
-        converted = kind(value)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise UserError(f"{where} must be a {'whole ' * (kind is int)}number, got {shortened(value)}.") from error
-    if kind is int and converted != value:
-        raise UserError(f"{where} must be a whole number, got {shortened(value)}.")
-    return converted

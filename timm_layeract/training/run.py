@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
@@ -27,6 +28,7 @@ from .folder import HASHES, PICTURE, TRACKED, check_output, own_folder
 from .history import EpochRecord
 from .identity import identify
 from .options import Execution
+from .preprocessing import record_evaluation
 from .processes import process_state
 from .progress import show_dead, show_figures
 from .recipe import Recipe
@@ -81,18 +83,18 @@ def train(
 def prepare(start: Start, recipe: Recipe, data: str, progress: bool) -> tuple[torch.nn.Module, Mapping[str, Split]]:
     """The network as its seed initialises it, and the splits of a data set; arguments as of `train`."""
     start.check(recipe)
-    splits = open_splits(data, recipe, recipe.image_size or start.source.describe()[1], progress)
+    splits = open_splits(data, recipe, start.source.describe()[1], progress)
     set_seed(recipe.seed)
     return start.create(recipe, splits["train"]), splits
 
 
 def open_splits(
-    data: str, recipe: Recipe, size: tuple[int, int], progress: bool, labelled: bool = True
+    data: str, recipe: Recipe, config: Mapping[str, Any], progress: bool, labelled: bool = True
 ) -> Mapping[str, Split]:
     """The splits of a data set by name, as the recipe's task reads them; see `NamedTask.splits`."""
     state = process_state()
     with state.main_process_first():  # the first to read fills the cache that the others read
-        return TASKS[recipe.task].splits(data, recipe, size, progress and state.is_main_process, labelled)
+        return TASKS[recipe.task].splits(data, recipe, config, progress and state.is_main_process, labelled)
 
 
 def train_on(
@@ -142,6 +144,8 @@ def _train(
         result = finish(trainer, identity, test)
         if trainer.accelerator.is_main_process:
             record_brightness(trainer.evaluated, getattr(splits["train"], "brightness", None))
+            if recipe.task == "classification":
+                record_evaluation(trainer.evaluated, recipe)
             save_pretrained(trainer.evaluated, output / "model", splits["train"].classes)
             task.save(output / "model")
             task.illustrate(trainer.evaluated, trainer.val_data, output / PICTURE)

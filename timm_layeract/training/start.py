@@ -1,5 +1,6 @@
 """The network that a run starts from."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import nn
@@ -10,6 +11,7 @@ from ..data.splits import Split
 from ..errors import UserError
 from ..layers import set_alpha
 from ..networks import Source, parse_source
+from .options import FINE_TUNING, FINE_TUNING_LARGE, LARGE, TRAINING
 from .recipe import Recipe
 from .tasks import TASKS
 from .tasks.text import check_reads_text
@@ -40,6 +42,14 @@ class Start:
         return self.name if self.pretrained else None
 
     @property
+    def recipes(self) -> Mapping[str, str]:
+        """Names of recipes by task, where none is asked for: photographs are cropped for networks made for them."""
+        if not self.pretrained:
+            return TRAINING
+        sides = self.source.describe()[1].get("input_size", (3, 0, 0))[1:]
+        return FINE_TUNING_LARGE if min(sides) > LARGE else FINE_TUNING
+
+    @property
     def source(self) -> Source:
         """What its name stands for, or a UserError where it stands for nothing."""
         return parse_source(self.name)
@@ -57,13 +67,14 @@ class Start:
     def create(self, recipe: Recipe, split: Split) -> nn.Module:
         """The network for training data; its weights are drawn from torch's random numbers as they stand."""
         classes = self.num_classes or len(split.classes)
+        depth = {"drop_path_rate": recipe.drop_path} if recipe.drop_path else {}
         if self.pretrained:
-            network = self.source.load(classes)
+            network = self.source.load(classes, **depth)
             names = label_names(network)
             if names and names != split.classes and len(names) == classes:  # as many outputs, but of other classes
                 network = _with_new_head(network, classes)
         else:
-            network = self.source.create(classes, **TASKS[recipe.task].network_args(split))
+            network = self.source.create(classes, **TASKS[recipe.task].network_args(split), **depth)
         if self.alpha is not None:
             set_alpha(network, self.alpha)
         return network

@@ -13,7 +13,7 @@ from ..errors import UserError, did_you_mean
 from .dry_run import estimate
 from .folder import FolderInUseError, check_unused
 from .measurements import DivergedError
-from .options import FINE_TUNING, TRAINING, Execution, RunOptions
+from .options import Execution, RunOptions
 from .processes import process_state
 from .recipe import SEEDS, Recipe
 from .run import check_tracker, train
@@ -135,11 +135,11 @@ def _entry_runs(entry: Any, options: RunOptions, folder: Path) -> list[PlannedRu
     settings = [f"{key}={json.dumps(value)}" for key, value in changes.items()]
     given = {key: entry[key] for key in keys if key in entry}
     own = dataclasses.replace(options, settings=[*(options.settings or ()), *settings], **given)
-    recipe = own.load_recipe(FINE_TUNING if pretrained else TRAINING)
+    start = Start(model, pretrained, alpha=own.alpha)
+    recipe = own.load_recipe(start.recipes)
     seeds = entry.get("seeds", [recipe.seed])
     if not isinstance(seeds, list) or not seeds or not all(type(seed) is int and SEEDS.hold(seed) for seed in seeds):
         raise UserError(f"seeds must be a list of whole numbers {SEEDS}, got {shortened(seeds)}.")
-    start = Start(model, pretrained, alpha=own.alpha)
     return [
         PlannedRun(run_folder(folder, name, seed), start, recipe.replace(seed=seed), own.data, own.data_name)
         for seed in seeds

@@ -8,7 +8,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from ..data.augment import SampleRandom
-from ..data.splits import Split
+from ..data.splits import Drawn, Split
 from ..dead_units import dead_units
 from .batches import stream
 from .feed import Feed
@@ -52,7 +52,8 @@ class Validation:
     def dead_units(self, network: nn.Module, data: Split, size: int) -> dict[str, float]:
         """Percent of dead channels and parameters, on some samples augmented as in training, in batches of `size`."""
         probes = min(PROBES, len(data))
-        rows = [list(range(start, min(start + size, probes))) for start in range(0, probes, size)]
+        drawn: list[int] = [Drawn(row, stream(self._recipe.seed, row)) for row in range(probes)]
+        rows = [drawn[start : start + size] for start in range(0, probes, size)]
 
         def batches() -> Iterator[tuple[Tensor, Any]]:
             for number, batch in enumerate(self._feed.batches(data, rows)):

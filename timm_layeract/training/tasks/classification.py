@@ -1,23 +1,29 @@
 """Classification of images as a task: augmented images, cross-entropy, top-1 accuracy; adversarial training."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.data import resolve_model_data_config
+from timm.data import Mixup, resolve_model_data_config
+from timm.data.mixup import mixup_target
+from timm.loss import BinaryCrossEntropy
 from torch import Tensor, nn
 from torchvision.transforms.functional import resize, ten_crop
 
 from ...data.augment import SampleRandom, normalize, random_crop_flip, random_erase
 from ...data.classes import check_channels
 from ...data.columns import Columns
-from ...data.sources import Images, load_splits
+from ...data.sources import Images, StoredSplit, load_splits
 from ...data.splits import Split
+from ...data.views import seeded
 from ...errors import UserError
 from ...models.text_rcnn import TextRCNN
 from ...models.unet_layeract import UNet, UNetPlusPlus
 from ...robustness.attacks import fgsm, pgd
+from ..batches import stream
+from ..preprocessing import test_view, training_view
 from ..recipe import Recipe
 
 __all__ = ["Classification", "check_labels"]
@@ -54,17 +60,26 @@ class Classification:
         data_config = resolve_model_data_config(model)
         self.mean, self.std = data_config["mean"], data_config["std"]
         self.input_size: tuple[int, int] = recipe.image_size or tuple(data_config["input_size"][1:])
+        self.mixup = _mixup(recipe, model)
         self.extent = f"at {'x'.join(map(str, self.input_size))}"
         if train is not None:
             check_labels(model, train)
+            if recipe.train_crop_mode and not isinstance(train, StoredSplit):
+                raise UserError(
+                    f"Recipe {recipe.name} crops photographs from their files (train_crop_mode): give data by name, "
+                    f"not images in memory."
+                )
 
     @staticmethod
     def splits(
-        source: str, recipe: Recipe, input_size: tuple[int, int], progress: bool, labelled: bool = True
+        source: str, recipe: Recipe, config: Mapping[str, Any], progress: bool, labelled: bool = True
     ) -> dict[str, Images]:
-        """The data set, decoded at the size that the network takes."""
-        columns = Columns(recipe.image_column, recipe.label_column)
-        return load_splits(source, input_size, recipe.ten_crop, progress, labelled, columns)
+        """The data set, as the network sees its images, see `training.preprocessing`."""
+        if not config:
+            raise UserError("A network of segmentation_models_pytorch is trained with --task segmentation.")
+        columns, views = Columns(recipe.image_column, recipe.label_column), (training_view, test_view)
+        train, test = (view(recipe, config) for view in views)
+        return load_splits(source, train, test, progress, labelled, columns)
 
     @staticmethod
     def network_args(train: Split) -> dict[str, Any]:
@@ -79,9 +94,25 @@ class Classification:
             return normalize(images, self.mean, self.std), labels
         if side is not None:
             images = resize(images, side)
-        images = random_crop_flip(images, self.recipe.padding, self.recipe.flip, random)
+        if self.recipe.train_crop_mode is None:
+            images = random_crop_flip(images, self.recipe.padding, self.recipe.flip, random)
         augmented = random_erase(normalize(images, self.mean, self.std), self.recipe.random_erasing, random)
-        return self._attack(augmented, labels, random), labels
+        return self._mixed(self._attack(augmented, labels, random), labels, random)
+
+    def _mixed(self, images: Tensor, labels: Tensor, random: SampleRandom) -> tuple[Tensor, Tensor]:
+        """Images mixed with others of what this process takes at once, and shares of their classes ``(N, classes)``.
+
+        The last of an odd number stays as it is.
+        """
+        if self.mixup is None:
+            return images, labels
+        pairs = len(images) - len(images) % 2
+        plain = mixup_target(labels[pairs:], self.mixup.num_classes, smoothing=self.mixup.label_smoothing)
+        if not pairs:
+            return images, plain
+        with seeded(stream(random.seed, random.rows.start or 0)):
+            _, shares = self.mixup(images[:pairs], labels[:pairs])  # in place
+        return images, torch.cat([shares, plain])
 
     def _attack(self, inputs: Tensor, labels: Tensor, random: SampleRandom) -> Tensor:
         """The inputs that the recipe's attack makes of these, both normalised.
@@ -111,7 +142,11 @@ class Classification:
         return (attacked - mean) / std
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return F.cross_entropy(outputs, targets, label_smoothing=self.recipe.label_smoothing)
+        """Cross-entropy of labels, or of shares of classes, smoothed already; or a binary one of each class."""
+        smoothing = 0.0 if targets.dim() == 2 else self.recipe.label_smoothing
+        if self.recipe.bce_loss:
+            return BinaryCrossEntropy(smoothing, self.recipe.bce_target_thresh)(outputs, targets)
+        return F.cross_entropy(outputs, targets, label_smoothing=smoothing)
 
     def match(self, outputs: Tensor, others: Tensor) -> Tensor:
         """Divergence of the softened predictions (Hinton et al. 2015), times the square of the temperature."""
@@ -129,8 +164,10 @@ class Classification:
         return torch.stack([network(crop).float().softmax(1) for crop in crops]).mean(0).log()
 
     def measure(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Cross-entropy, and whether the largest output is the class's, of several that of the largest share."""
         loss = F.cross_entropy(outputs.float(), targets, reduction="none")
-        return torch.stack([loss, (outputs.argmax(1) == targets).to(loss.dtype)], dim=1)
+        labels = targets.argmax(1) if targets.dim() == 2 else targets
+        return torch.stack([loss, (outputs.argmax(1) == labels).to(loss.dtype)], dim=1)
 
     def summarise(self, means: list[float]) -> dict[str, float]:
         return {"loss": means[0], "top1": 100 * means[1]}
@@ -140,6 +177,21 @@ class Classification:
 
     def save(self, folder: Path) -> None:
         """Nothing."""
+
+
+def _mixup(recipe: Recipe, model: nn.Module) -> Mixup | None:
+    """timm's mixing of images, None where the recipe mixes none."""
+    if not recipe.mixup and not recipe.cutmix:
+        return None
+    return Mixup(
+        recipe.mixup,
+        recipe.cutmix,
+        prob=recipe.mixup_prob,
+        switch_prob=recipe.mixup_switch_prob,
+        mode=recipe.mixup_mode,
+        label_smoothing=recipe.label_smoothing,
+        num_classes=int(model.num_classes),  # type: ignore[arg-type]
+    )
 
 
 def check_labels(model: nn.Module, train: Any) -> None:

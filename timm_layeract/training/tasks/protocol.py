@@ -66,11 +66,11 @@ class NamedTask(Task, Protocol):
 
     @staticmethod
     def splits(
-        source: str, recipe: Recipe, input_size: tuple[int, int], progress: bool, labelled: bool = True
+        source: str, recipe: Recipe, config: Mapping[str, Any], progress: bool, labelled: bool = True
     ) -> Mapping[str, Split]:
         """The data set by name: ``"train"``, and where there are such, ``"test"`` and ``"validation"``.
 
-        With `labelled` False it need have no labels, and none are read.
+        With `labelled` False it need have no labels, and none are read. `config` is timm's of the network.
         """
 
     @staticmethod

@@ -5,7 +5,7 @@ the batch is shared out, and leaves samples without foreground out. Targets hold
 was padded: there nothing counts. Of several classes they hold each pixel's class, see `many_classes`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +112,7 @@ class Segmentation:
 
     @staticmethod
     def splits(
-        source: str, recipe: Recipe, input_size: tuple[int, int], progress: bool, labelled: bool = True
+        source: str, recipe: Recipe, config: Mapping[str, Any], progress: bool, labelled: bool = True
     ) -> dict[str, Masks]:
         """The data set, at the sizes that its images have."""
         columns = Columns(recipe.image_column, recipe.label_column)

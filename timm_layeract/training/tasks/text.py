@@ -3,6 +3,7 @@
 Nothing is augmented.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ class TextClassification(Classification):
 
     @staticmethod
     def splits(  # type: ignore[override]
-        source: str, recipe: Recipe, input_size: tuple[int, int], progress: bool, labelled: bool = True
+        source: str, recipe: Recipe, config: Mapping[str, Any], progress: bool, labelled: bool = True
     ) -> dict[str, TextSplit]:
         """The data set with its labels, in any case; its words are numbered by the training texts."""
         return load_text_splits(source, recipe.vocab_size, recipe.max_tokens, progress, recipe.label_column)

@@ -1,0 +1,101 @@
+"""How a recipe and a network's config say that images become the network's: settings of timm's transforms.
+
+Networks for small squares are trained on whole images, padded and cropped (`padding`, see `data.augment`); photographs
+are cropped at random from their files (`train_crop_mode`). Either way no image is squashed, and what a network is
+evaluated by is what `layeract evaluate` takes.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from timm.data import resolve_data_config
+from torch import nn
+
+from ..data.views import View
+from .recipe import Recipe
+
+__all__ = ["evaluation_settings", "record_evaluation", "test_view", "training_size", "training_view"]
+
+Config = Mapping[str, Any]
+
+
+def training_size(recipe: Recipe, config: Config) -> tuple[int, int]:
+    """(H, W) of the images that a network of this config is trained on."""
+    if recipe.image_size:
+        return recipe.image_size
+    height, width = resolve_data_config(pretrained_cfg=dict(config))["input_size"][1:]
+    return height, width
+
+
+def evaluation_settings(recipe: Recipe, config: Config) -> dict[str, Any]:
+    """How held-out and test images are prepared: as the network's config says, but for what the recipe says.
+
+    Args:
+        recipe: Its `image_size` stands for whole images where they are not cropped at random in training.
+        config: timm's, of the network.
+
+    Returns:
+        As `timm.data.resolve_data_config`.
+    """
+    size, crop_pct = recipe.test_size or recipe.image_size, recipe.crop_pct
+    if recipe.train_crop_mode is None and size is not None and crop_pct is None:
+        crop_pct = 1.0
+    given: dict[str, Any] = {"crop_pct": crop_pct, "crop_mode": recipe.crop_mode, "interpolation": recipe.interpolation}
+    if size is not None:
+        given["input_size"] = (config["input_size"][0], *size)
+    settings: dict[str, Any] = resolve_data_config(given, pretrained_cfg=dict(config), use_test_size=size is None)
+    return settings
+
+
+def training_view(recipe: Recipe, config: Config) -> View:
+    """What a network sees of training images, and of those that are held out of them."""
+    settings = evaluation_settings(recipe, config)
+    size = training_size(recipe, config)
+    if recipe.train_crop_mode is not None:
+        return View.of(settings, _random_crops(recipe, size, settings))
+    if size == settings["input_size"][1:]:
+        return View.of(settings)
+    crop_pct = recipe.crop_pct or (1.0 if recipe.image_size else config.get("crop_pct"))
+    return View.of(settings, {**settings, "input_size": (3, *size), "crop_pct": crop_pct})
+
+
+def test_view(recipe: Recipe, config: Config) -> View:
+    """What a network sees of images that it is tested on; with ten crops, what those are cut from."""
+    settings = evaluation_settings(recipe, config)
+    if recipe.ten_crop is not None:
+        settings |= {"input_size": (3, *recipe.ten_crop), "crop_pct": 1.0}
+    return View.of(settings)
+
+
+def _random_crops(recipe: Recipe, size: tuple[int, int], settings: Config) -> dict[str, Any]:
+    """Settings of timm's transforms for training; images are erased, mixed and normalised where the network is."""
+    return {
+        "input_size": (3, *size),
+        "is_training": True,
+        "train_crop_mode": recipe.train_crop_mode,
+        "scale": recipe.scale,
+        "ratio": recipe.ratio,
+        "hflip": 0.5 if recipe.flip else 0.0,
+        "color_jitter": recipe.color_jitter or None,
+        "auto_augment": recipe.auto_augment,
+        "interpolation": recipe.train_interpolation,
+        "mean": settings["mean"],
+        "std": settings["std"],
+    }
+
+
+def record_evaluation(network: nn.Module, recipe: Recipe) -> None:
+    """Write into a classifier's config the sizes of its images, and how those that it was evaluated on were made."""
+    config: dict[str, Any] = dict(network.pretrained_cfg)  # type: ignore[arg-type]
+    settings, size = evaluation_settings(recipe, config), training_size(recipe, config)
+    channels, *tested = settings["input_size"]
+    for key in ("crop_mode", "interpolation"):
+        config[key] = settings[key]
+    config["input_size"] = (channels, *size)
+    if tuple(tested) == size:
+        config.pop("test_input_size", None)
+        config.pop("test_crop_pct", None)
+        config["crop_pct"] = settings["crop_pct"]
+    else:
+        config |= {"test_input_size": (channels, *tested), "test_crop_pct": settings["crop_pct"]}
+    network.pretrained_cfg = config  # type: ignore[assignment]
