@@ -1,7 +1,7 @@
 """`layeract predict`. Thin: one call into `prediction`, imported when it runs."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -9,41 +9,65 @@ from .options import NAMES, output_folder
 
 
 def predict(
-    images: Annotated[list[Path], typer.Argument(help="Image files, and folders of which all images are taken.")],
-    model: Annotated[
-        str, typer.Option("--model", "-m", help=f"Trained segmentation network (unet_lasilu.nuclei): {NAMES}.")
+    images: Annotated[
+        list[Path],
+        typer.Argument(help="Image files, folders of which all images are taken, and - for one from standard input."),
     ],
-    output: Annotated[Path, output_folder("Folder for NAME.mask.png and NAME.overlay.png.")] = Path("masks"),
+    model: Annotated[str, typer.Option("--model", "-m", help=f"Trained network: {NAMES}.")],
+    output: Annotated[
+        Path | None,
+        output_folder(
+            "Folder for NAME.mask.png and NAME.overlay.png (masks if left out), or for classes.csv and classes.png, a "
+            "contact sheet (none if left out)."
+        ),
+    ] = None,
+    top: Annotated[
+        int | None, typer.Option(min=1, max=10**6, help="Classes: how many of each image, the likeliest; 5.")
+    ] = None,
+    form: Annotated[
+        Literal["table", "csv", "json"] | None, typer.Option("--format", help="Classes: how they are printed; table.")
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, max=10**5, help="Classes: images at once; 64.")] = None,
     tile: Annotated[
-        int, typer.Option(min=1, max=2**16, help="Side, in pixels, of the tiles that larger images are cut into.")
-    ] = 512,
+        int | None,
+        typer.Option(min=1, max=2**16, help="Masks: side, in pixels, of tiles that larger images are cut into; 512."),
+    ] = None,
     overlap: Annotated[
-        int, typer.Option(min=0, max=2**16, help="Pixels that neighbouring tiles share and are blended over.")
-    ] = 64,
+        int | None,
+        typer.Option(min=0, max=2**16, help="Masks: pixels that neighbouring tiles share and are blended over; 64."),
+    ] = None,
     threshold: Annotated[
-        float, typer.Option(min=0, max=1, help="Probability from which a pixel is foreground (networks of one class).")
-    ] = 0.5,
+        float | None,
+        typer.Option(min=0, max=1, help="Masks: probability from which a pixel is foreground, of one class; 0.5."),
+    ] = None,
     max_megapixels: Annotated[
         float | None,
         typer.Option(min=1, max=1e6, help="Take images of so many megapixels, where you trust them; 179 by default."),
     ] = None,
-    pictures: Annotated[bool, typer.Option("--overlay/--no-overlay", help="Draw the mask over the image too.")] = True,
+    pictures: Annotated[
+        bool | None, typer.Option("--overlay/--no-overlay", help="Masks: draw each over its image too; yes.")
+    ] = None,
 ) -> None:
-    """Segment images: a mask and an overlay picture of each.
+    """Classify images, or segment them, whichever the network does.
 
-    Grey, palette, RGBA and 16-bit images are taken as they are. What cannot be read is reported, the rest goes on, and
-    the exit code is 1.
+    Classes are printed, likeliest first. Segmentation writes a mask and an overlay picture of each image. Grey,
+    palette, RGBA and 16-bit images are taken as they are, photographs upright. What cannot be read is reported, the
+    rest goes on, and the exit code is 1.
 
-    Example: `layeract predict -m unet_lasilu.nuclei slides/ one.png -o masks`.
+    Example: `layeract predict -m resnet50_lasilu photographs/ -o classes`, or `layeract predict -m unet_lasilu.nuclei
+    slides/ one.png -o masks`
     """
     import timm_layeract  # noqa: F401  (registers the models)
 
-    from ..prediction.files import predict_files
+    from ..prediction.run import predict
 
-    failures = predict_files(
+    failures = predict(
         model,
         images,
         output,
+        form=form,
+        top=top,
+        batch_size=batch_size,
         tile=tile,
         overlap=overlap,
         threshold=threshold,

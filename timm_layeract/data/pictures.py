@@ -16,7 +16,7 @@ from .._utils.writing import writing
 from .images import pad_to
 from .mask_values import VOID
 
-__all__ = ["colour", "compare_masks", "indexed", "labels_of", "overlay", "save_png", "with_legend"]
+__all__ = ["colour", "compare_masks", "contact_sheet", "indexed", "labels_of", "overlay", "save_png", "with_legend"]
 
 COLOURS = ["#ff2d55", "#34c759", "#0a84ff", "#ffd60a", "#bf5af2", "#64d2ff", "#ff9f0a", "#ac8e68"]
 ROWS = 64  # that are drawn at once, as floating-point numbers
@@ -129,3 +129,19 @@ def compare_masks(
             pictures.append(pad_to(picture[None], height, width)[0, :, :side, :side])
     grid = make_grid(torch.stack(pictures), nrow=3, padding=4, pad_value=255)
     return with_legend(grid, names, present) if len(names) > 1 else grid
+
+
+def contact_sheet(pictures: Sequence[tuple[Image.Image, str]], side: int) -> Image.Image:
+    """Pictures of at most `side` pixels in rows, as many as in columns, each with a line below it."""
+    columns = math.ceil(math.sqrt(len(pictures)))
+    rows = math.ceil(len(pictures) / columns)
+    width, height = side + GAP, side + LINE + GAP
+    sheet = Image.new("RGB", (columns * width + GAP, rows * height + GAP), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default()
+    for index, (picture, text) in enumerate(pictures):
+        left, top = GAP + width * (index % columns), GAP + height * (index // columns)
+        sheet.paste(picture, (left + (side - picture.width) // 2, top + (side - picture.height) // 2))
+        while font.getlength(text) > side:
+            text = text[:-2].rstrip(".") + "."
+        draw.text((left, top + side + 2), text, "black", font)
+    return sheet

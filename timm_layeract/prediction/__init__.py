@@ -1,1 +1,1 @@
-"""Using a trained segmentation network: `tiles` for one image of any size, `files` for images on disk."""
+"""Using a trained network on image files: `run` decides what for, `files` segments, `photographs` classifies."""

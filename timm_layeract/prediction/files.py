@@ -16,15 +16,14 @@ from ..compat.torch import accelerator
 from ..data.augment import normalize
 from ..data.brightness import Brightness, recorded_brightness
 from ..data.classes import check_channels, label_names
-from ..data.images import image_files, large_images, read_image
+from ..data.images import large_images, read_image
 from ..data.pictures import indexed, labels_of, overlay, save_png, with_legend
 from ..errors import UserError
 from ..networks import load_network
+from .inputs import SUFFIXES, Input, find_inputs, nothing_to
 from .tiles import check_tiles, count_tiles, predict_bands
 
 __all__ = ["Segmenter", "load_segmenter", "predict_files"]
-
-SUFFIXES = (".mask.png", ".overlay.png")  # what is written, and not read again
 
 
 @dataclass(frozen=True)
@@ -77,20 +76,22 @@ class Segmenter:
         return predict_bands(self.model, image, tile, overlap, self.stride, advance, prepare)
 
 
-def load_segmenter(name: str) -> Segmenter:
-    """Load a trained network.
+def load_segmenter(network: nn.Module | str) -> Segmenter:
+    """Make a trained network ready.
 
     Args:
-        name: In the grammar of `networks.source` (``unet_lasilu.nuclei``, a folder, ...). A network of
+        network: Itself, or its name in the grammar of `networks.source` (``unet_lasilu.nuclei``, ...). A network of
             segmentation_models_pytorch is taken to be trained with ImageNet's mean and deviation, as its encoders are.
 
     Raises:
         UserError: No such model, no weights for it, or a network that has no dense output or takes no image files.
     """
     device = accelerator.current_accelerator(check_available=True) or "cpu"
-    model = load_network(name)
+    model = load_network(network) if isinstance(network, str) else network
     if not hasattr(model, "feature_info"):
-        raise UserError(f"{name} has no feature maps, so it segments nothing; choose a network such as unet_lasilu.")
+        raise UserError(
+            f"{type(model).__name__} has no feature maps, so it segments nothing; choose a network such as unet_lasilu."
+        )
     check_channels(model)
     config = resolve_model_data_config(model)
     levels: Any = model.feature_info
@@ -103,7 +104,7 @@ def load_segmenter(name: str) -> Segmenter:
 
 
 def predict_files(
-    model: str,
+    model: nn.Module | str,
     sources: Iterable[Path],
     output: Path,
     *,
@@ -122,7 +123,7 @@ def predict_files(
 
     Args:
         model: As `load_segmenter`.
-        sources: Image files, and folders of which all image files are taken.
+        sources: As `inputs.find_inputs`.
         output: Folder of the masks, made if need be; masks of the same name are replaced.
         tile: Side of the tiles that larger images are cut into.
         overlap: Pixels that neighbouring tiles share and are blended over.
@@ -140,27 +141,26 @@ def predict_files(
             segmentation, or the tiles do not fit it.
     """
     check_folder(output)
-    paths, failures = _images(sources)
+    inputs, failures = find_inputs(sources)
     segmenter = load_segmenter(model)
     check_tiles(tile, overlap, segmenter.stride)
     written = 0
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     bar = Progress(*columns, transient=True, disable=not (progress and sys.stdout.isatty()))
     with bar as bars, large_images(max_megapixels):
-        images, tiles = bars.add_task("images", total=len(paths)), bars.add_task("tiles")
-        for path, image in _read(paths, failures, segmenter.brightness):
+        images, tiles = bars.add_task("images", total=len(inputs)), bars.add_task("tiles")
+        for each, image in _read(inputs, failures, segmenter.brightness):
             if image is not None:
                 height, width = image.shape[-2:]
                 bars.reset(tiles, total=count_tiles(height, width, tile, overlap, segmenter.stride))
                 mask = segmenter.classes(image, tile, overlap, threshold, lambda: bars.advance(tiles))
                 output.mkdir(parents=True, exist_ok=True)
-                _write(image, mask, segmenter.names, output / path.stem, pictures)
+                _write(image, mask, segmenter.names, output / each.stem, pictures)
                 written += 1
-                report(f"{path}: {output / path.stem}{SUFFIXES[0]}")
+                report(f"{each.name}: {output / each.stem}{SUFFIXES[0]}")
             bars.advance(images)
     if not written:
-        more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
-        raise UserError(f"There is nothing to segment: {failures[0]}{more}" if failures else "Give images to segment.")
+        raise UserError(nothing_to("segment", failures))
     return failures
 
 
@@ -170,38 +170,21 @@ def classes(probabilities: Tensor, threshold: float) -> Tensor:
     return chosen.to("cpu", torch.uint8)
 
 
-def _images(sources: Iterable[Path]) -> tuple[list[Path], list[str]]:
-    """The files to segment, and a line for each folder that holds none; a source that is not there is a UserError."""
-    paths: list[Path] = []
-    failures = []
-    for source in sources:
-        if source.is_dir():
-            found = [path for path in image_files(source) if not path.name.endswith(SUFFIXES)]
-            if not found:
-                failures.append(f"Folder {source} holds no image.")
-            paths += found
-        elif not source.exists():
-            raise UserError(f"There is no file {source}.")
-        else:
-            paths.append(source)
-    return paths, failures
-
-
 def _read(
-    paths: Iterable[Path], failures: list[str], brightness: Brightness | None
-) -> Iterator[tuple[Path, Tensor | None]]:
-    """Each path with its image, or with None after adding a line to `failures`."""
-    taken: dict[str, Path] = {}
-    for path in paths:
+    inputs: Iterable[Input], failures: list[str], brightness: Brightness | None
+) -> Iterator[tuple[Input, Tensor | None]]:
+    """Each input with its image, or with None after adding a line to `failures`."""
+    taken: dict[str, Input] = {}
+    for each in inputs:
         try:
-            if path.stem in taken:
-                raise UserError(f"{path} would overwrite the mask of {taken[path.stem]}: rename one of them.")
-            image = read_image(path, brightness=brightness)
-            taken[path.stem] = path
-            yield path, image
+            if each.stem in taken:
+                raise UserError(f"{each.name} would overwrite the mask of {taken[each.stem].name}: rename one of them.")
+            image = read_image(each.source, each.name, brightness=brightness)
+            taken[each.stem] = each
+            yield each, image
         except UserError as error:
             failures.append(str(error))
-            yield path, None
+            yield each, None
 
 
 def _write(image: Tensor, mask: Tensor, names: Sequence[str], stem: Path, pictures: bool) -> None:
