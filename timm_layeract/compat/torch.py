@@ -102,18 +102,19 @@ def watched() -> bool:
 
 
 # The dispatch keys, as bits, of tensors that are memory of their device and no more.
-_MEMORY: set[int] = set()
+_MEMORY: set[object] = set()
+_as_bits: Any = getattr(torch._C.DispatchKeySet, "raw_repr", str)  # older versions have words, which take longer
 
 
 def is_unwrapped(x: Tensor) -> bool:
     """Whether `x` is dense memory of its device, and no more: no subclass, batch, nested, functional or lazy tensor."""
     if type(x) is not Tensor and type(x) is not nn.Parameter:
         return False
-    keys: int = torch._C._dispatch_keys(x).raw_repr()
+    keys = _as_bits(torch._C._dispatch_keys(x))
     if keys not in _MEMORY:
         for inference in (False, True):
             with torch.inference_mode(inference):
-                _MEMORY.add(torch._C._dispatch_keys(torch.empty(0, device=x.device)).raw_repr())
+                _MEMORY.add(_as_bits(torch._C._dispatch_keys(torch.empty(0, device=x.device))))
     return keys in _MEMORY
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from timm.data import ImageNetInfo, create_transform, infer_imagenet_subset
 from torch import Tensor, nn
 
@@ -163,8 +163,7 @@ def _reader(network: nn.Module) -> Callable[[Input], tuple[Tensor, Image.Image] 
             picture = read_picture(each.source, each.name, brightness=brightness)
         except UserError as error:
             return error
-        small = picture.copy()
-        small.thumbnail((SIDE, SIDE))
+        small = ImageOps.contain(picture, (SIDE, SIDE))
         return transform(picture.convert(mode)), small
 
     return read
