@@ -57,13 +57,20 @@ class Data(TypedDict):
     validation_sha256: NotRequired[Sha256]
 
 
+class NetworksBySeverity(TypedDict):
+    """A figure of both networks of an adaptation at each severity."""
+
+    original: list[float]
+    adapted: list[float]
+
+
 class Noise(TypedDict):
     """What noise does to a network before and after adaptation, in percent; of corruptions at each severity."""
 
     images: Count
     split: str
     without: "Networks"
-    corruptions: dict[str, "NetworksBySeverity"]
+    corruptions: dict[str, NetworksBySeverity]
 
 
 class Networks(TypedDict):
@@ -71,13 +78,6 @@ class Networks(TypedDict):
 
     original: float
     adapted: float
-
-
-class NetworksBySeverity(TypedDict):
-    """A figure of both networks of an adaptation at each severity."""
-
-    original: list[float]
-    adapted: list[float]
 
 
 class Stage(TypedDict):
