@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 OLAH := $(VENV)/olah/.installed
 
-.PHONY: help demo test lint fix readme cards benchmark gpu
+.PHONY: help demo test sanitize lint fix readme cards benchmark gpu
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
@@ -27,6 +27,9 @@ demo: $(READY)  ## Fine-tune a pretrained LA-SiLU network on real digits, save i
 
 test: $(READY) $(OLAH)  ## Run the tests
 	$(BIN)/python -m pytest -n 2
+
+sanitize: $(READY)  ## Run the kernels' tests and a fuzzer on a build that finds wrong accesses to memory
+	$(BIN)/python scripts/sanitize.py
 
 lint: $(READY)  ## Check style, types, and that README and cards follow the manifest
 	$(BIN)/ruff check .

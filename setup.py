@@ -4,6 +4,7 @@ They are optional: without a compiler the package installs all the same and runs
 C file becomes one shared library for each instruction set, of which `timm_layeract.kernels.cpu` loads the right one.
 """
 
+import os
 import platform
 from pathlib import Path
 
@@ -15,6 +16,8 @@ FOLDER = Path("timm_layeract/kernels/cpu")
 # No -ffast-math: NaN and infinity must travel through. -fno-gcse keeps constants in registers (a fifth of the time).
 # -Wno-psabi silences notes on passing vectors between functions, which are all inlined.
 FLAGS = ["-std=gnu11", "-O3", "-fno-gcse", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi"]
+# Last, so that they win: scripts/sanitize.py builds with others.
+MORE_FLAGS = os.environ.get("LAYERACT_CFLAGS", "").split()
 # Instruction set, as in the libraries' names -> flags.
 INSTRUCTION_SETS: dict[str, list[str]] = {"default": []}
 if platform.machine().lower() in ("x86_64", "amd64"):
@@ -44,7 +47,7 @@ setup(
             f"timm_layeract.kernels.cpu.layeract_{name}",
             sources=[str(FOLDER / "layeract.c")],
             depends=[str(FOLDER / "passes.h"), str(FOLDER / "vector.h")],
-            extra_compile_args=[*FLAGS, *flags],
+            extra_compile_args=[*FLAGS, *flags, *MORE_FLAGS],
             optional=True,
         )
         for name, flags in INSTRUCTION_SETS.items()

@@ -42,6 +42,7 @@ FLOAT = 4  # bytes
 FLOATS, DOUBLES = (torch.empty(0, dtype=dtype, device="cpu") for dtype in (torch.float32, torch.float64))
 POINTER, INT, LONG, DOUBLE = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64, ctypes.c_double
 SHAPE = [LONG, LONG, LONG, INT]
+FOLDER = Path(__file__).parent
 SIGNATURES = {
     "layer_act_forward": [INT, INT, *[POINTER] * 6, *SHAPE, DOUBLE, INT],
     "layer_act_backward": [INT, INT, *[POINTER] * 7, *SHAPE, INT],
@@ -63,7 +64,7 @@ def _load() -> Any:
     """The library for this machine's instruction set, or the next narrower one that was built; None without any."""
     for name in INSTRUCTION_SETS[INSTRUCTION_SETS.index(_instruction_set()) :]:
         for suffix in importlib.machinery.EXTENSION_SUFFIXES:
-            path = Path(__file__).with_name(f"layeract_{name}{suffix}")
+            path = FOLDER / f"layeract_{name}{suffix}"
             if path.is_file():
                 library = ctypes.CDLL(str(path))
                 for function, arguments in SIGNATURES.items():
