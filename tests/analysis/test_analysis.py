@@ -88,7 +88,7 @@ def test_likeness_against_a_loop() -> None:
     assert sites.likeness(features, labels) == pytest.approx([np.mean(pairs[True]), np.mean(pairs[False])], abs=1e-6)
 
 
-@pytest.mark.parametrize("name", ["resnet20.cifar10", "resnet20_lasilu.cifar10"])
+@pytest.mark.parametrize("name", ["resnet20.cifar10_quick", "resnet20_lasilu.cifar10_quick"])
 def test_sites_of_a_network(name: str) -> None:
     """In spite of fused modules and activations in place, what comes in is what goes out of the module before."""
     model = timm.create_model(name, pretrained=True).eval()
@@ -206,7 +206,7 @@ def test_shapes_and_curves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         (["one-layer", "--activations", "lasil"], "did you mean 'lasilu'"),
         (["one-layer", "--epochs", "0"], "numbers from 1 on"),
         (["balance", "--activations", "relo"], "did you mean"),
-        (["similarity", "resnet20.cifar10"], "need --data"),
+        (["similarity", "resnet20.cifar10_quick"], "need --data"),
         (["curves", "tests"], "holds no log.jsonl"),
         (["layers", "resnet20_lasil", "-d", "x/y"], "did you mean 'resnet20_lasilu'"),
     ],

@@ -20,7 +20,7 @@ from timm_layeract.errors import UserError
 from timm_layeract.release.cards import card_files, pictures, render_card, render_eval_results, training_command
 from timm_layeract.training.recipe import load_recipe
 
-NAME, TWIN = "resnet20_lasilu.cifar10", "resnet20.cifar10"
+NAME, TWIN = "resnet20_lasilu.cifar10_quick", "resnet20.cifar10_quick"
 CORRUPTED = {
     "set": "CIFAR-10-C",
     "report": "robustness/cifar10_c.json",
@@ -154,6 +154,8 @@ def test_the_twin_stands_beside(manifest: dict[str, dict[str, Any]]) -> None:
 
 def test_what_is_only_sometimes_known(manifest: dict[str, dict[str, Any]]) -> None:
     entry = manifest[NAME]
+    manifest = {NAME: entry}
+    entry["seeds"] = entry["seeds"][:1]
     entry.pop("corrupted", None)
     plain = render_card(NAME, manifest)
     assert "hf-hub:" not in plain

@@ -30,7 +30,7 @@ from timm_layeract.training import run
 from timm_layeract.training.options import Execution
 from timm_layeract.training.recipe import load_recipe
 
-NAME, TWIN, REPO = "resnet20_lasilu.cifar10", "resnet20.cifar10", "org/resnet20_lasilu.cifar10"
+NAME, TWIN, REPO = "resnet20_lasilu.cifar10_quick", "resnet20.cifar10_quick", "org/resnet20_lasilu.cifar10_quick"
 FILES = [f".eval_results/{NAME}.yaml", "README.md", "config.json", "golden.safetensors", "model.safetensors"]
 Publish = Callable[..., Publication]
 # huggingface_hub 2.4 uploads by an argument that httpx2 2.16 calls deprecated
@@ -86,7 +86,7 @@ def test_what_goes_out(publish: Publish, hub: HubServer, weights: Path, tmp_path
     assert config["architecture"] == "resnet20_lasilu"
     assert config["model_args"]["activations"] == entry["activations"]
     assert config["label_names"] == entry["pretrained_cfg"]["label_names"]
-    assert config["pretrained_cfg"]["tag"] == "cifar10"
+    assert config["pretrained_cfg"]["tag"] == "cifar10_quick"
     assert config["pretrained_cfg"]["mean"] == [0.4914, 0.4822, 0.4465]
     assert not any(str(weights) in content.decode(errors="replace") for content in sent.values())
     # the card is the one that `make cards` writes once the manifest names the repository
@@ -150,7 +150,7 @@ def test_private_repositories_and_pull_requests(publish: Publish, hub: HubServer
 def test_another_model_is_not_overwritten_without_force(publish: Publish, hub: HubServer) -> None:
     publish(TWIN, REPO)
     before = dict(hub.repos[REPO].refs)
-    with pytest.raises(UserError, match=rf"{REPO} holds resnet20\.cifar10, not {NAME}; .*--force"):
+    with pytest.raises(UserError, match=rf"{REPO} holds resnet20\.cifar10_quick, not {NAME}; .*--force"):
         publish()
     hub.add("org/else", {"pytorch_model.bin": b"pickle", "README.md": b"mine"})
     with pytest.raises(UserError, match=r"org/else holds something that is no timm model"):
@@ -222,7 +222,7 @@ def test_what_else_is_refused_before_anything_is_sent(
         publish()
     golden_file(TWIN, weights).unlink()
     shutil.copyfile(WEIGHTS_DIR / "manifest.json", weights / "manifest.json")
-    with pytest.raises(UserError, match=r"no golden tensors resnet20\.cifar10\.golden\.safetensors"):
+    with pytest.raises(UserError, match=r"no golden tensors resnet20\.cifar10_quick\.golden\.safetensors"):
         publish(TWIN)
     monkeypatch.delenv("HF_TOKEN")
     with pytest.raises(UserError, match=r"no token for the Hub; run `hf auth login`"):

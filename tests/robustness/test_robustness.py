@@ -183,7 +183,7 @@ def test_seeds_are_runs_of_one_model(tmp_path: Path, digits: ImageSplit) -> None
         torch.manual_seed(seed)
         model = timm.create_model("resnet20_lahardsilu", num_classes=10)
         save_pretrained(model, tmp_path / f"run_{seed}" / "model", digits.classes)
-    networks = load_networks([str(tmp_path / "run_{seed}"), "resnet20.cifar10"], [11, 22])
+    networks = load_networks([str(tmp_path / "run_{seed}"), "resnet20.cifar10_quick"], [11, 22])
     assert [network.seed for network in networks] == [11, 22, None]
     assert len({network.label for network in networks}) == 2
     assert len({network.sha256 for network in networks}) == 3
@@ -252,7 +252,7 @@ def test_what_decides_a_network_is_in_its_hash() -> None:
         (["runs/{seed}"], "holds {seed}; give --seeds"),
         ([FIRST, "--seeds", "1,2"], "no model holds {seed}"),
         (["runs/{seed}", "--seeds", "1,b"], "whole numbers with commas"),
-        ([FIRST, "resnet20.cifar10"], "different image sizes"),
+        ([FIRST, "resnet20.cifar10_quick"], "different image sizes"),
         ([FIRST, "--corruptions", "fogg"], "did you mean 'fog'"),
         ([FIRST, "--baseline", "alexnet"], "belong to ImageNet-C"),
         ([FIRST, "--baseline", "resnet50"], "none of the models"),
@@ -275,7 +275,7 @@ def test_mistakes_are_one_line(
 def test_golden_numbers_of_an_embedded_model(cifar10: Path) -> None:
     """On the first 200 test images: what a network and each step of a corruption may not change unseen."""
     clean = load_test_split(str(cifar10), (32, 32), progress=False).take(torch.arange(200))
-    network = load_networks(["resnet20_lasilu.cifar10"])[0]
+    network = load_networks(["resnet20_lasilu.cifar10_quick"])[0]
     sets = RegeneratedSets(clean)
     found = {"clean": score(network, clean).correct}
     for name in ("gaussian_noise", "glass_blur", "frost", "elastic_transform", "spatter"):

@@ -39,7 +39,7 @@ def test_attacks_of_a_linear_network_are_the_best_there_are() -> None:
     torch.testing.assert_close(pgd(network, images, labels, EPSILON, steps=10, start=start), expected)
 
 
-@pytest.mark.parametrize("name", ["resnet20.cifar10", "resnet20_lasilu.cifar10"])
+@pytest.mark.parametrize("name", ["resnet20.cifar10_quick", "resnet20_lasilu.cifar10_quick"])
 def test_attacks_of_embedded_networks(name: str) -> None:
     model = UnitInput(timm.create_model(name, pretrained=True)).eval()
     torch.manual_seed(0)

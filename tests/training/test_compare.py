@@ -72,11 +72,11 @@ def test_means_and_deviations_over_seeds(runs: list[Path], tmp_path: Path) -> No
 def test_a_start_from_weights_stands_beside_one_from_scratch(runs: list[Path], tmp_path: Path) -> None:
     tuned = tmp_path / "tuned"
     shutil.copytree(runs[0], tuned)
-    change(tuned, started_from="resnet20.cifar10", test={"top1": 95.0})
+    change(tuned, started_from="resnet20.cifar10_quick", test={"top1": 95.0})
     table = comparison_table(compare_runs([runs[0], tuned], tmp_path / "results.json"))
     assert [line.split("|")[1:3] for line in table.splitlines()[2:]] == [
         [" `resnet20` ", " 81.25 "],
-        [" `resnet20` from `resnet20.cifar10` ", " 95.00 "],
+        [" `resnet20` from `resnet20.cifar10_quick` ", " 95.00 "],
     ]
 
 

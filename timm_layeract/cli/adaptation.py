@@ -23,7 +23,7 @@ def adapt(
     0 not at all), and reports accuracy before and after, clean and under noise. The data has the network's own classes;
     the weights end in OUTPUT/model.
 
-    Example: `layeract adapt resnet20.cifar10 --to lasilu -d uoft-cs/cifar10 -o runs/adapted`
+    Example: `layeract adapt resnet20.cifar10_quick --to lasilu -d uoft-cs/cifar10 -o runs/adapted`
     """
     from ..adaptation.adapt import adapt_by_options
 
