@@ -95,10 +95,8 @@ def test_embedding_a_result_for_the_cards(tmp_path: Path) -> None:
     assert shipped["models"][1]["runs"] == published["models"][1]["runs"]
     card = render_card(name, read_manifest(tmp_path))
     assert "| network | clean | common | total | noise | blur | weather | digital | extra |" in card
-    assert (
-        f"| **{name}** | {published['models'][1]['mean']['clean']:.2f} | {published['models'][1]['mean']['common']:.2f} | 12.50 | "
-        in card
-    )
+    clean, common = (published["models"][1]["mean"][key] for key in ("clean", "common"))
+    assert f"| **{name}** | {clean:.2f} | {common:.2f} | 12.50 | " in card
     assert "paired tests" not in card
     before = (tmp_path / "manifest.json").read_bytes()
     result["data"]["sha256"] = "0" * 64

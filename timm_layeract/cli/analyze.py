@@ -67,7 +67,7 @@ def balance(
 def layers(models: Models, data: Data, output: Folder, limit: Images = 200) -> None:
     """Mean activations and fluctuation under noise at each activation of any networks.
 
-    Example: `layeract analyze layers resnet20.cifar10_quick resnet20_lasilu.cifar10_quick -d uoft-cs/cifar10 -o analyses`
+    Example: `layeract analyze layers resnet20 resnet20_lasilu.cifar10_quick -d uoft-cs/cifar10 -o analyses`
     """
     from ..analysis.sites import layers
 
@@ -98,7 +98,7 @@ def similarity(
 def losses(models: Models, data: Data, output: Folder, seeds: Seeds = None, limit: Limit = None) -> None:
     """Spread of the loss over samples (v1, Table 5).
 
-    Example: `layeract analyze losses resnet20.cifar10_quick resnet20_lasilu.cifar10_quick -d uoft-cs/cifar10 -o analyses`
+    Example: `layeract analyze losses resnet20 resnet20_lasilu.cifar10_quick -d uoft-cs/cifar10 -o analyses`
     """
     from ..analysis.training_curves import losses
 

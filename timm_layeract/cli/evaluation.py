@@ -128,7 +128,7 @@ def robustness(
     Corruptions are made from the test images (CIFAR-10-C's strengths up to 32 pixels, Tiny-ImageNet-C's up to 64,
     ImageNet-C's above) unless --released has them. Writes JSON, CSV, Markdown and plots.
 
-    Example: `layeract robustness resnet20.cifar10_quick resnet20_lasilu.cifar10_quick -d uoft-cs/cifar10 -o reports/first`
+    Example: `layeract robustness resnet20 resnet20_lasilu.cifar10_quick -d uoft-cs/cifar10 -o reports/first`
     """
     from ..data.columns import Columns
     from ..robustness.run import robustness
@@ -209,7 +209,7 @@ def shifts(
 
     Writes JSON, Markdown and a plot.
 
-    Example: `layeract shifts resnet20.cifar10_quick resnet20_lasilu.cifar10_quick -d uoft-cs/cifar10 -o reports/shifts`
+    Example: `layeract shifts resnet20 resnet20_lasilu.cifar10_quick -d uoft-cs/cifar10 -o reports/shifts`
     """
     from ..data.columns import Columns
     from ..robustness.shifts import shifts
