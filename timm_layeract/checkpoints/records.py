@@ -39,10 +39,15 @@ class Recipe(TypedDict):
     source: str
     epochs: Annotated[int, Bounds(0)] | None
     steps: NotRequired[Count | None]
-    seed: NotRequired[int]
     batch_size: Count
     optimizer: str
     lr: float
+
+
+class SeededRecipe(Recipe):
+    """Of one run."""
+
+    seed: int
 
 
 class Data(TypedDict):
@@ -104,7 +109,7 @@ class Origin(TypedDict):
     model: str
     activations: dict[str, str]
     started_from: str | None
-    recipe: Annotated[Recipe, Open()]
+    recipe: Annotated[SeededRecipe, Open()]
     processes: Count
     data: Data
     adaptation: NotRequired[Adaptation]
