@@ -188,7 +188,11 @@ def test_a_compiled_module_is_called(child: str) -> None:
     def change(model: nn.Module, log: Log) -> None:
         model.get_submodule(child).compile(backend=lambda graph, _: (log.append("compiled"), graph.forward)[1])
 
-    assert "compiled" in assert_same(change)
+    alone: Log = []  # older versions of torch compile nothing of a module of its own
+    norm = nn.BatchNorm2d(3)
+    norm.compile(backend=lambda graph, _: (alone.append("compiled"), graph.forward)[1])
+    norm(torch.randn(2, 3, 4, 4))
+    assert ("compiled" in assert_same(change)) == ("compiled" in alone)
 
 
 @pytest.mark.parametrize("kind", [nn.BatchNorm2d, LASiLU, nn.Module], ids=lambda kind: kind.__name__)
