@@ -46,10 +46,6 @@ def main() -> NoReturn:
         app(standalone_mode=True)
     except KeyboardInterrupt:
         _stop("stopped.", INTERRUPTED)
-    except UserError as error:
-        if debug:
-            raise
-        _stop(str(error), MISTAKE)
     except Exception as error:
         if debug:
             raise
@@ -58,7 +54,9 @@ def main() -> NoReturn:
 
 
 def _described(error: Exception) -> tuple[str, int]:
-    """What to say of an error that nothing has put into words, and the exit code."""
+    """What to say of an error, and the exit code."""
+    if isinstance(error, UserError):
+        return str(error), MISTAKE
     if isinstance(error, ModuleNotFoundError):
         extra = EXTRAS.get((error.name or "").split(".")[0])
         if extra is not None:

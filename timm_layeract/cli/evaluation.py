@@ -8,6 +8,7 @@ import typer
 
 from ..errors import UserError
 from ..robustness.corruptions.constants import QUICK_CATEGORY, QUICK_IMAGES
+from ..training.bounds import SEEDS
 from .options import (
     NAMES,
     Data,
@@ -30,7 +31,7 @@ Corruptions = Annotated[
     str | None, typer.Option(help="Only these, as names or categories: noise,fog. 'simple' has three more.")
 ]
 Bf16 = Annotated[bool, typer.Option("--bf16", help="Compute under bfloat16 autocast: faster, slightly other numbers.")]
-_seed = partial(typer.Option, min=0, max=2**32 - 1)  # what every library takes
+_seed = partial(typer.Option, min=SEEDS.least, max=SEEDS.most)
 Limit = Annotated[int | None, typer.Option(min=1, help="Measure the first images only.")]
 
 
