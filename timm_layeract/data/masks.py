@@ -4,7 +4,6 @@ A split that fits into memory is held there, decoded once; a larger one stays on
 """
 
 import hashlib
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +21,8 @@ from .images import brightness_of_set, image_size, read_image
 from .mask_folders import PairFiles, mask_folder
 from .mask_values import BINARY, Labelling, find_labelling, read_class_names, read_values
 from .opening import open_data_set, training_roles
-from .sources import DEPTH_PROBES, MAX_BYTES
+from .sources import MAX_BYTES, PROBES
+from .splits import OnDisk, spread
 
 __all__ = ["MaskSplit", "Masks", "StoredMasks", "load_mask_splits"]
 
@@ -102,9 +102,8 @@ class EncodedMasks:
         return Path(file["path"]), file["path"]
 
     def contents(self, which: int, most: int | None = None) -> Iterator[tuple[Path | bytes, str]]:
-        """`content` of all rows, or of some spread over them."""
-        step = 1 if most is None or not len(self) else -(-len(self) // most)
-        for index in range(0, len(self), step):
+        """`content` of all rows, or of at most so many spread over them."""
+        for index in spread(len(self), most or len(self) or 1):
             yield self.content(self.rows[index], index, which)
 
     def decode(self, row: dict[str, Any], index: int) -> tuple[Tensor, Tensor]:
@@ -127,7 +126,7 @@ class EncodedMasks:
 
 
 @dataclass(frozen=True)
-class StoredMasks(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
+class StoredMasks(OnDisk, torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
     """Images and masks on disk, decoded when they are asked for; as `MaskSplit` in everything else."""
 
     encoded: EncodedMasks
@@ -144,16 +143,6 @@ class StoredMasks(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
         """Names of the classes."""
         return self.encoded.classes
 
-    @property
-    def brightness(self) -> Brightness | None:
-        """What images of more than 8 bits are scaled by."""
-        return self.encoded.brightness
-
-    @property
-    def workers(self) -> int:
-        """Processes that decode."""
-        return os.cpu_count() or 1
-
     def take(self, indices: Tensor) -> "StoredMasks":
         """The split of these rows only."""
         return StoredMasks(replace(self.encoded, rows=self.encoded.rows.select(indices.tolist())))
@@ -162,7 +151,7 @@ class StoredMasks(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
         """Hash of a thousand images' and masks' files spread over the split: reading all would take hours."""
         digest = hashlib.sha256()
         for which in range(len(self.encoded.columns)):
-            for content, _ in self.encoded.contents(which, DEPTH_PROBES):
+            for content, _ in self.encoded.contents(which, PROBES):
                 digest.update(content if isinstance(content, bytes) else content.read_bytes())
         return digest.hexdigest()
 
@@ -207,14 +196,15 @@ def load_mask_splits(
         encoded = {name: _of_rows(rows, f"{source} {name}", labelled, chosen) for name, rows in loaded.items()}
     roles = training_roles(encoded, source, report=print if progress else None)
     train = encoded["train"]
-    brightness = brightness_of_set(content for content, _ in train.contents(0, DEPTH_PROBES))
+    brightness = brightness_of_set(content for content, _ in train.contents(0, PROBES))
+    large = {name: _is_large(encoded[name]) for name in roles.values()}
     labelling = BINARY
     if labelled:
         known = read_class_names(folder, names)
-        probes = train.contents(1, DEPTH_PROBES if _is_large(train) else None)
+        probes = train.contents(1, PROBES if large["train"] else None)
         labelling = find_labelling(((read_values(*file), file[1]) for file in probes), source, meaning, known)
     return {
-        role: _split(replace(encoded[name], brightness=brightness, labelling=labelling), progress)
+        role: _split(replace(encoded[name], brightness=brightness, labelling=labelling), large[name], progress)
         for role, name in roles.items()
     }
 
@@ -251,13 +241,13 @@ def _is_large(encoded: EncodedMasks) -> bool:
     """Whether a split, decoded, would not fit into memory, by the sizes of some of its images."""
     if not len(encoded):
         return False
-    sizes = [image_size(*file) for file in encoded.contents(0, DEPTH_PROBES)]
+    sizes = [image_size(*file) for file in encoded.contents(0, PROBES)]
     return sum(4 * width * height for width, height in sizes) / len(sizes) * len(encoded) > MAX_BYTES
 
 
-def _split(encoded: EncodedMasks, progress: bool) -> Masks:
+def _split(encoded: EncodedMasks, large: bool, progress: bool) -> Masks:
     """A split, decoded if it fits into memory."""
-    if _is_large(encoded):
+    if large:
         return StoredMasks(encoded)
     images, masks, size = [], [], 0
     for index, row in enumerate(tracked(encoded.rows, f"decoding {len(encoded)} images", progress)):

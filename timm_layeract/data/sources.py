@@ -5,7 +5,6 @@ costs no Python work per image; a larger one stays on disk, and worker processes
 """
 
 import hashlib
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from .brightness import Brightness
 from .columns import Columns, image_column, read_labels
 from .images import brightness_of_set, read_picture
 from .opening import hidden_labels, open_data_set, training_roles
+from .splits import OnDisk, spread
 from .views import View
 
 __all__ = [
@@ -35,7 +35,7 @@ __all__ = [
 
 # A decoded split larger than this stays on disk: it would not fit beside a network on an ordinary machine.
 MAX_BYTES = 16 * 2**30
-DEPTH_PROBES = 1000  # images whose bit depth is looked at
+PROBES = 1000  # images of a set that stand for all: for their bit depth, and in the hash of one on disk
 
 
 @dataclass(frozen=True)
@@ -100,8 +100,8 @@ class EncodedImages:
         chosen, files = image_column(rows, source, column)
         images = cls(files, chosen, source, brightness)
         if brightness is None and len(rows):
-            places = range(0, len(rows), -(-len(rows) // DEPTH_PROBES))
-            images = replace(images, brightness=brightness_of_set(images.content(index) for index in places))
+            probes = (images.content(index) for index in spread(len(rows), PROBES))
+            images = replace(images, brightness=brightness_of_set(probes))
         return images
 
     def __len__(self) -> int:
@@ -126,7 +126,7 @@ class EncodedImages:
 
 
 @dataclass(frozen=True)
-class StoredSplit(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
+class StoredSplit(OnDisk, torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
     """Images on disk, decoded when they are asked for; as `ImageSplit` in everything else.
 
     Attributes:
@@ -148,16 +148,6 @@ class StoredSplit(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
         images = [self.encoded.decode(index, self.view) for index in indices]
         return torch.stack(images), self.labels[torch.as_tensor(indices)]
 
-    @property
-    def brightness(self) -> Brightness | None:
-        """What images of more than 8 bits are scaled by."""
-        return self.encoded.brightness
-
-    @property
-    def workers(self) -> int:
-        """Processes that decode."""
-        return os.cpu_count() or 1
-
     def take(self, indices: Tensor) -> "StoredSplit":
         """The split of these rows only."""
         encoded = replace(self.encoded, rows=self.encoded.rows.select(indices.tolist()))
@@ -166,7 +156,7 @@ class StoredSplit(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
     def sha256(self) -> str:
         """Hash of all labels and of a thousand images' files spread over the split: reading all would take hours."""
         digest = hashlib.sha256(self.labels.numpy().tobytes())
-        for index in range(0, len(self), -(-len(self) // 1000)):
+        for index in spread(len(self), PROBES):
             content = self.encoded.content(index)
             digest.update(content if isinstance(content, bytes) else content.read_bytes())
         return digest.hexdigest()

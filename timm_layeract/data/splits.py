@@ -1,5 +1,6 @@
 """What the training asks of data, of whatever kind; dividing it."""
 
+import os
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -8,8 +9,9 @@ from torch import Tensor
 from typing_extensions import Self
 
 from ..errors import UserError
+from .brightness import Brightness
 
-__all__ = ["Drawn", "Split", "holdout"]
+__all__ = ["Drawn", "OnDisk", "Split", "holdout", "spread"]
 
 
 class Drawn(int):
@@ -53,6 +55,32 @@ class Split(Protocol):
 
     def sha256(self) -> str:
         """Hash of the samples, their identity in results."""
+
+
+class OnDisk:
+    """What splits have in common whose samples are decoded when they are asked for.
+
+    Attributes:
+        encoded: The samples as they lie in their files, with the brightness that they are scaled by.
+    """
+
+    encoded: Any
+
+    @property
+    def brightness(self) -> Brightness | None:
+        """What images of more than 8 bits are scaled by."""
+        brightness: Brightness | None = self.encoded.brightness
+        return brightness
+
+    @property
+    def workers(self) -> int:
+        """Processes that decode."""
+        return os.cpu_count() or 1
+
+
+def spread(rows: int, most: int) -> range:
+    """At most so many of `rows` rows, at even distances from the first on."""
+    return range(0, rows, max(1, -(-rows // most)))
 
 
 def holdout(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
