@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from timm_layeract.data.pictures import compare_masks, overlay
 from timm_layeract.errors import UserError
 from timm_layeract.prediction import files
 from timm_layeract.prediction.files import Segmenter, classes, load_segmenter, predict_files
-from timm_layeract.prediction.tiles import count_tiles, predict_bands, predict_probabilities
+from timm_layeract.prediction.tiles import count_tiles, predict_bands
 
 
 class Local(nn.Module):
@@ -35,6 +36,11 @@ class Local(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         self.sizes.append(tuple(x.shape[-2:]))
         return self.conv(x)
+
+
+def predict_probabilities(*arguments: Any) -> Tensor:
+    """The bands of a whole image, put together."""
+    return torch.cat(list(predict_bands(*arguments)), 1)
 
 
 def picture(height: int, width: int) -> Tensor:

@@ -5,7 +5,7 @@ import io
 import json
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,7 @@ from ..data.pictures import contact_sheet, save_png
 from ..errors import UserError
 from ..evaluation.evaluate import preprocessing
 from ..networks import load_network
-from .inputs import Input, nothing_to
+from .inputs import Input, find_inputs, nothing_to
 
 __all__ = ["Format", "Prediction", "class_names", "classify_files", "render"]
 
@@ -46,7 +46,7 @@ class Prediction:
 
 def classify_files(
     network: nn.Module | str,
-    inputs: Sequence[Input],
+    sources: Iterable[Path],
     output: Path | None = None,
     *,
     top: int = 5,
@@ -59,7 +59,7 @@ def classify_files(
 
     Args:
         network: Classifier, or its name in the grammar of `networks.source`.
-        inputs: Images; see `inputs.find_inputs`.
+        sources: As `inputs.find_inputs`.
         output: Folder for ``classes.csv`` and ``classes.png``, a contact sheet of the first images; None for none.
         top: How many classes of each image, the likeliest first.
         batch_size: Images at once.
@@ -68,21 +68,21 @@ def classify_files(
         report: Called with lines for a person to read.
 
     Returns:
-        What it says of each image that can be read, in their order, and a line for each that cannot.
+        What it says of each image that can be read, in their order, and a line for each that cannot, or folder of none.
 
     Raises:
-        UserError: The network cannot be loaded, takes no image files, or chooses between no classes; no image can be
-            read.
+        UserError: A source is not there, or no image can be read; the network cannot be loaded, takes no image files,
+            or chooses between no classes.
     """
     if output is not None:
         check_folder(output)
+    inputs, failures = find_inputs(sources)
     network = load_network(network) if isinstance(network, str) else network
     check_channels(network)
     names = class_names(network)
     device = accelerator.current_accelerator(check_available=True) or "cpu"
     network = network.eval().to(device)
     predictions: list[Prediction] = []
-    failures: list[str] = []
     pictures: list[tuple[Image.Image, str]] = []
     batches = [inputs[start : start + batch_size] for start in range(0, len(inputs), batch_size)]
     with ThreadPoolExecutor(os.cpu_count()) as pool, large_images(max_megapixels):
@@ -119,9 +119,10 @@ def class_names(network: nn.Module) -> tuple[str, ...]:
         raise UserError(f"{type(network).__name__} chooses between no classes: its head has {count} outputs.")
     names = label_names(network)
     if len(names) == count:
+        if not all(re.fullmatch(r"n\d{8}", name) for name in names):
+            return names
         words = ImageNetInfo("imagenet22k")
-        synsets = all(re.fullmatch(r"n\d{8}", name) for name in names)
-        return tuple(f"{words.label_name_to_description(name)} ({name})" for name in names) if synsets else names
+        return tuple(f"{words.label_name_to_description(name)} ({name})" for name in names)
     subset = infer_imagenet_subset(network)
     if subset:
         known = ImageNetInfo(subset)

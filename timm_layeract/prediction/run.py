@@ -12,7 +12,6 @@ from ..checkpoints.save import is_smp
 from ..errors import UserError
 from ..networks import load_network
 from .files import predict_files
-from .inputs import find_inputs, nothing_to
 from .photographs import Format, classify_files, render
 
 __all__ = ["MASKS", "gives_maps", "predict"]
@@ -53,12 +52,9 @@ def predict(
         )
         return predict_files(network, sources, output or MASKS, report=report, **given)
     _refuse(f"{model} gives classes, no masks", given, ("tile", "overlap", "threshold", "pictures"))
-    inputs, failures = find_inputs(sources)
-    if not inputs:
-        raise UserError(nothing_to("classify", failures))
-    predictions, unread = classify_files(network, inputs, output, report=report, **given)
+    predictions, failures = classify_files(network, sources, output, report=report, **given)
     report(render(predictions, form or "table").rstrip("\n"))
-    return failures + unread
+    return failures
 
 
 def gives_maps(network: nn.Module) -> bool:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ..data.images import padded_from
 from ..errors import UserError
 
-__all__ = ["check_tiles", "count_tiles", "predict_bands", "predict_probabilities"]
+__all__ = ["check_tiles", "count_tiles", "predict_bands"]
 
 
 def check_tiles(tile: int, overlap: int, stride: int) -> None:
@@ -35,18 +35,6 @@ def _ramp(size: int, overlap: int) -> Tensor:
     """How much each pixel along a tile's side counts: 1 inside, falling linearly to both ends over the overlap."""
     rise = torch.arange(1, size + 1) / (overlap + 1)
     return torch.minimum(rise, rise.flip(0)).clamp(max=1)
-
-
-def predict_probabilities(
-    model: nn.Module,
-    image: Tensor,
-    tile: int,
-    overlap: int,
-    stride: int,
-    advance: Callable[[], object] | None = None,
-) -> Tensor:
-    """Class probabilities of a whole image, ``(K, H, W)``; arguments and errors as of `predict_bands`."""
-    return torch.cat(list(predict_bands(model, image, tile, overlap, stride, advance)), 1)
 
 
 @torch.inference_mode()
