@@ -76,7 +76,9 @@ def robustness(
     if released is not None:
         height, width = clean.images.shape[2:]
         sets = ReleasedSets(released, clean.classes, (height, width))
-        for name in names or [each for each in CORRUPTIONS if each in sets.names]:
+    names = names or [name for name in CORRUPTIONS if name in sets.names]
+    if isinstance(sets, ReleasedSets):
+        for name in names:
             sets.check(name)
     output = Path(output)
     result = measure(
@@ -85,7 +87,7 @@ def robustness(
         sets,
         data_name or dataset_name(data),
         ResultCache(output / "cache.jsonl"),
-        corruptions=names or [name for name in CORRUPTIONS if name in sets.names],
+        corruptions=names,
         baseline=baseline,
         bf16=bf16,
         progress=progress,

@@ -72,24 +72,30 @@ class ReleasedSets:
         Raises:
             UserError: It is not there, has another size or number of images or classes than it should.
         """
-        self.check(name)
         if self.is_array:
             return self._load_array(name, severity)
-        return self._load_folder(self._found[name] / str(severity))
+        return self._load_folder(self._path(name) / str(severity))
 
     def check(self, name: str) -> None:
         """Refuse (UserError) a corruption that `load` would, as far as can be told without reading its images."""
-        if name not in self._found:
-            raise UserError(f"{self.folder} has no {name}; {did_you_mean(name, self.names)}")
         if self.is_array:
             self._open_arrays(name)
+        else:
+            self._path(name)
+
+    def _path(self, name: str) -> Path:
+        """File or folder of a corruption."""
+        if name not in self._found:
+            raise UserError(f"{self.folder} has no {name}; {did_you_mean(name, self.names)}")
+        return self._found[name]
 
     def _open_arrays(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """The images of all severities, read when they are looked at, and their labels."""
-        images, labels = _array(self._found[name], mmap_mode="r"), _array(self.folder / "labels.npy")
+        path = self._path(name)
+        images, labels = _array(path, mmap_mode="r"), _array(self.folder / "labels.npy")
         if images.dtype != np.uint8 or images.shape[1:] != (*self.image_size, 3) or len(images) % len(SEVERITIES):
             raise UserError(
-                f"{self._found[name]} should hold uint8 images of {'x'.join(map(str, self.image_size))}x3 in "
+                f"{path} should hold uint8 images of {'x'.join(map(str, self.image_size))}x3 in "
                 f"five equal parts, and has {images.dtype} {images.shape}."
             )
         if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
