@@ -29,7 +29,6 @@ from ..checkpoints.manifest import HUB_FILE
 from ..checkpoints.records import Identity, Result
 from ..checkpoints.save import is_smp, save_pretrained, save_weights
 from ..compat.torch import BatchNorm
-from ..data.brightness import record_brightness
 from ..data.classes import check_classes, label_names
 from ..data.splits import Split
 from ..errors import UserError
@@ -42,7 +41,7 @@ from ..training.engine import Trainer
 from ..training.folder import PICTURE, check_output
 from ..training.identity import identify
 from ..training.options import ADAPTATION, Adaptation, Execution, RunOptions
-from ..training.preprocessing import record_evaluation
+from ..training.preprocessing import record_preprocessing
 from ..training.processes import process_state
 from ..training.progress import show_figures
 from ..training.recipe import Recipe, load_recipe
@@ -237,9 +236,7 @@ def _run(trainer: Trainer, teacher: nn.Module, identity: Identity, splits: Split
         "test": {**trainer.evaluate(test), "images": len(test)} if test else None,
     }
     if trainer.accelerator.is_main_process:
-        record_brightness(trainer.evaluated, getattr(splits["train"], "brightness", None))
-        if trainer.recipe.task == "classification":
-            record_evaluation(trainer.evaluated, trainer.recipe)
+        record_preprocessing(trainer.evaluated, trainer.recipe, splits["train"])
         _save(trainer, splits["train"].classes)
         trainer.task.illustrate(trainer.evaluated, trainer.val_data, trainer.output / PICTURE)
         write_result(trainer, result, statistics_seconds=round(seconds, 1))

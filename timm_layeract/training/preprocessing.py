@@ -11,10 +11,12 @@ from typing import Any
 from timm.data import resolve_data_config
 from torch import nn
 
+from ..data.brightness import record_brightness
+from ..data.splits import Split
 from ..data.views import View
 from .recipe import Recipe
 
-__all__ = ["evaluation_settings", "record_evaluation", "test_view", "training_size", "training_view"]
+__all__ = ["evaluation_settings", "record_preprocessing", "test_view", "training_size", "training_view"]
 
 Config = Mapping[str, Any]
 
@@ -84,7 +86,14 @@ def _random_crops(recipe: Recipe, size: tuple[int, int], settings: Config) -> di
     }
 
 
-def record_evaluation(network: nn.Module, recipe: Recipe) -> None:
+def record_preprocessing(network: nn.Module, recipe: Recipe, train: Split) -> None:
+    """Write into a network's config what was done to its images, for whoever uses it."""
+    record_brightness(network, getattr(train, "brightness", None))
+    if recipe.task == "classification":
+        _record_evaluation(network, recipe)
+
+
+def _record_evaluation(network: nn.Module, recipe: Recipe) -> None:
     """Write into a classifier's config the sizes of its images, and how those that it was evaluated on were made."""
     config: dict[str, Any] = dict(network.pretrained_cfg)  # type: ignore[arg-type]
     settings, size = evaluation_settings(recipe, config), training_size(recipe, config)

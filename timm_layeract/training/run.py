@@ -19,7 +19,6 @@ from accelerate.utils import set_seed
 from .._utils.names import dataset_name
 from ..checkpoints.records import Identity, Result
 from ..checkpoints.save import save_pretrained
-from ..data.brightness import record_brightness
 from ..data.splits import Split, holdout
 from ..errors import UserError, did_you_mean
 from .curves import plot_curves
@@ -28,7 +27,7 @@ from .folder import HASHES, PICTURE, TRACKED, check_output, own_folder
 from .history import EpochRecord
 from .identity import identify
 from .options import Execution
-from .preprocessing import record_evaluation
+from .preprocessing import record_preprocessing
 from .processes import process_state
 from .progress import show_dead, show_figures
 from .recipe import Recipe
@@ -143,9 +142,7 @@ def _train(
         fit(trainer)
         result = finish(trainer, identity, test)
         if trainer.accelerator.is_main_process:
-            record_brightness(trainer.evaluated, getattr(splits["train"], "brightness", None))
-            if recipe.task == "classification":
-                record_evaluation(trainer.evaluated, recipe)
+            record_preprocessing(trainer.evaluated, recipe, splits["train"])
             save_pretrained(trainer.evaluated, output / "model", splits["train"].classes)
             task.save(output / "model")
             task.illustrate(trainer.evaluated, trainer.val_data, output / PICTURE)
