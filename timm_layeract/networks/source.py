@@ -13,7 +13,6 @@
 """
 
 import importlib
-import json
 import pickle
 import sys
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from .._utils.names import CLASS_KEY, SMP
+from .._utils.records import read_record
 from ..checkpoints.fingerprint import check_fingerprint
 from ..checkpoints.load import HUB_ERRORS, hub_reason
 from ..checkpoints.manifest import SMP_CONFIG, read_manifest
@@ -238,10 +238,7 @@ def _folder(name: str, folder: Path) -> Source:
     path = folder / "config.json"
     if not path.is_file():
         raise UserError(f"{name} cannot be loaded: there is no {path}.")
-    try:
-        config = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read: {_first_line(error)}") from error
+    config = read_record(object, path)
     if isinstance(config, dict) and CLASS_KEY in config:
         return Source(name, "smp", f"{SMP}{folder}")
     architecture = config.get("architecture") if isinstance(config, dict) else None

@@ -1,6 +1,5 @@
 """SMP's networks by name, and with the attributes that timm's have, so that one engine trains both."""
 
-import json
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import nn
 
 from .._utils.names import CLASS_KEY, LABELS_KEY, NOTES_KEY, SMP
+from .._utils.records import read_record
 from ..checkpoints.load import HUB_ERRORS, entry_weights, hub_reason
 from ..checkpoints.manifest import SMP_CONFIG, find_entry, read_manifest
 from ..checkpoints.records import Entry
@@ -87,10 +87,7 @@ def _check_config(path: Path) -> None:
     """Refuse (UserError) a config.json that SMP did not write."""
     if not path.is_file():
         raise UserError(f"{path.parent} holds no network that SMP saved: it has no config.json.")
-    try:
-        config = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read: {str(error)[:150]}") from error
+    config = read_record(object, path)
     if not isinstance(config, dict) or not isinstance(config.get(CLASS_KEY), str):
         raise UserError(f"{path} is none that SMP wrote: it names no class under {CLASS_KEY}.")
 
