@@ -1,6 +1,8 @@
 """What every result has in common: JSON, tables, and where a result was taken."""
 
 import codecs
+import csv
+import io
 import json
 import platform
 import statistics
@@ -20,6 +22,7 @@ __all__ = [
     "SIGNIFICANT",
     "Surroundings",
     "cells_over_seeds",
+    "csv_text",
     "markdown_table",
     "mean_and_deviation",
     "noise_table",
@@ -50,6 +53,13 @@ def read_text(path: Path) -> str:
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file, whole or not at all."""
     write_whole(path, json.dumps(value, indent=2) + "\n")
+
+
+def csv_text(rows: Iterable[Iterable[object]], end: str = "\n") -> str:
+    """Rows as CSV, each with that end."""
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator=end).writerows(rows)
+    return text.getvalue()
 
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

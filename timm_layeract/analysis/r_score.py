@@ -1,7 +1,5 @@
 """The R score of an activation (Yuan & Zhu, equation 19) by quadrature, and its picture (figure 2)."""
 
-import csv
-import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -9,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._utils.files import csv_text
 from .._utils.writing import write_whole
 from ..errors import UserError
 from ..layers.normalized_act import is_elementwise
@@ -94,12 +93,10 @@ def report_r_scores(
 
 def write_r_scores(scores: Mapping[str, Sequence[float]], sigmas: Sequence[float], path: Path) -> None:
     """Write the scores as CSV: a row for each sigma, a column for each activation."""
-    with io.StringIO(newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["sigma", *scores])
-        for sigma, *row in zip(sigmas, *scores.values(), strict=True):
-            writer.writerow([f"{sigma:.6g}", *(f"{each:.6f}" for each in row)])
-        write_whole(path, file.getvalue())
+    rows = (
+        [f"{sigma:.6g}", *(f"{each:.6f}" for each in row)] for sigma, *row in zip(sigmas, *scores.values(), strict=True)
+    )
+    write_whole(path, csv_text([["sigma", *scores], *rows]))
 
 
 def plot_r_scores(scores: Mapping[str, Sequence[float]], sigmas: Sequence[float], path: Path) -> None:

@@ -1,7 +1,5 @@
 """Classifying image files: a network by name, images in, the likeliest classes of each out: `layeract predict`."""
 
-import csv
-import io
 import json
 import os
 import re
@@ -16,6 +14,7 @@ from PIL import Image, ImageOps
 from timm.data import ImageNetInfo, create_transform, infer_imagenet_subset
 from torch import Tensor, nn
 
+from .._utils.files import csv_text
 from .._utils.progress import tracked
 from .._utils.writing import check_folder, write_whole
 from ..compat.torch import accelerator
@@ -139,12 +138,12 @@ def render(predictions: Sequence[Prediction], form: Format) -> str:
         ]
         return json.dumps(listed, indent=2, ensure_ascii=False) + "\n"
     if form == "csv":
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(("image", "rank", "class", "probability"))
-        for each in predictions:
-            writer.writerows((each.image, rank, name, f"{p:.6f}") for rank, (name, p) in enumerate(each.classes, 1))
-        return text.getvalue()
+        cells = (
+            (each.image, rank, name, f"{share:.6f}")
+            for each in predictions
+            for rank, (name, share) in enumerate(each.classes, 1)
+        )
+        return csv_text([("image", "rank", "class", "probability"), *cells])
     width = max(len(each.image) for each in predictions)
     rows = (
         f"{each.image:{width}}  " + "  ".join(f"{100 * share:5.1f} % {name}" for name, share in each.classes)

@@ -1,10 +1,9 @@
 """Tables of a robustness result: CSV of every number, Markdown as the papers' tables."""
 
-import csv
-import io
+from collections.abc import Iterator
 from pathlib import Path
 
-from .._utils.files import cells_over_seeds, markdown_table
+from .._utils.files import cells_over_seeds, csv_text, markdown_table
 from .._utils.writing import write_whole
 from .corruptions.constants import SEVERITIES, category_of
 from .measure import ALEXNET, corruption_errors
@@ -15,19 +14,20 @@ __all__ = ["write_csv", "write_markdown"]
 
 def write_csv(result: Robustness, path: Path) -> None:
     """One row for each network, corruption and severity; severity 0 is clean."""
-    with io.StringIO(newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["model", "source", "seed", "category", "corruption", "severity", "accuracy", "images", "set"])
-        data = result["data"]
-        for model in result["models"]:
-            for run in model["runs"]:
-                of = [model["name"], run["source"], run["seed"]]
-                writer.writerow([*of, "clean", "clean", 0, run["clean"], data["images"], data["sha256"]])
-                for name, values in run["accuracy"].items():
-                    for severity, value, images in zip(SEVERITIES, values, result["sets"][name], strict=True):
-                        row = [category_of(name), name, severity, value, data["images"], images]
-                        writer.writerow([*of, *row])
-        write_whole(path, file.getvalue())
+    head = ["model", "source", "seed", "category", "corruption", "severity", "accuracy", "images", "set"]
+    write_whole(path, csv_text([head, *_rows(result)], end="\r\n"))
+
+
+def _rows(result: Robustness) -> Iterator[list[object]]:
+    data = result["data"]
+    for model in result["models"]:
+        for run in model["runs"]:
+            of = [model["name"], run["source"], run["seed"]]
+            yield [*of, "clean", "clean", 0, run["clean"], data["images"], data["sha256"]]
+            for name, values in run["accuracy"].items():
+                for severity, value, images in zip(SEVERITIES, values, result["sets"][name], strict=True):
+                    row = [category_of(name), name, severity, value, data["images"], images]
+                    yield [*of, *row]
 
 
 def summary_table(result: Robustness) -> str:
