@@ -14,7 +14,7 @@ from sklearn.datasets import load_sample_images
 from timm.data import create_transform, resolve_data_config
 from typer.testing import CliRunner
 
-import timm_layeract  # noqa: F401  (registers the models)
+import timm_layeract
 from timm_layeract.cli import app
 from timm_layeract.errors import UserError
 from timm_layeract.prediction.photographs import class_names, classify_files
@@ -118,3 +118,10 @@ def test_names_of_classes() -> None:
 def test_the_network_says_what_it_gives() -> None:
     assert gives_maps(timm.create_model("unet_lasilu", width=4))
     assert not gives_maps(timm.create_model("cnn16"))
+
+
+def test_a_network_that_reads_texts_is_refused(photographs: Path, tmp_path: Path) -> None:
+    network = timm.create_model("textrcnn_lasilu", vocab_size=50, num_classes=2)
+    timm_layeract.save_pretrained(network, tmp_path / "texts")
+    with pytest.raises(UserError, match="reads texts"):
+        run("-m", tmp_path / "texts", photographs)

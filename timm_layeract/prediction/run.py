@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..checkpoints.save import is_smp
 from ..errors import UserError
+from ..models.text_rcnn import TextRCNN
 from ..networks import load_network
 from .files import predict_files
 from .photographs import Format, classify_files, render
@@ -58,7 +59,9 @@ def predict(
 
 
 def gives_maps(network: nn.Module) -> bool:
-    """Whether a network gives a class for each pixel."""
+    """Whether a network gives a class for each pixel; refuses (UserError) one that takes no images."""
+    if isinstance(network, TextRCNN):
+        raise UserError(f"{type(network).__name__} reads texts, and there are images to predict.")
     if is_smp(network):
         return True
     with torch.inference_mode():
