@@ -281,12 +281,12 @@ def test_golden_numbers_of_an_embedded_model(cifar10: Path) -> None:
     for name in ("gaussian_noise", "glass_blur", "frost", "elastic_transform", "spatter"):
         found[name] = score(network, sets.load(name, 3)).correct
     assert found == {
-        "clean": 172,
-        "gaussian_noise": 146,
-        "glass_blur": 141,
-        "frost": 148,
-        "elastic_transform": 164,
-        "spatter": 154,
+        "clean": 165,
+        "gaussian_noise": 129,
+        "glass_blur": 123,
+        "frost": 142,
+        "elastic_transform": 145,
+        "spatter": 129,
     }
 
 
