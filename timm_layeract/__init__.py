@@ -22,6 +22,7 @@ from .layers import (
     LeakyReLUGPN,
     NormalizedAct,
     SwitchNorm2d,
+    synchronize_statistics,
 )
 from .registry import list_activations, list_norms, register_activation
 from .swap import SwapReport, swap_activations
@@ -50,6 +51,7 @@ __all__ = [
     "register_activation",
     "save_pretrained",
     "swap_activations",
+    "synchronize_statistics",
     "unfuse",
 ]
 

@@ -401,4 +401,4 @@ def test_training_compiles_whole() -> None:
 
 def test_public_name() -> None:
     assert "NormalizedAct" in timm_layeract.__all__
-    assert partial(NormalizedAct, nn.ReLU)().alpha.shape == ()
+    assert partial(NormalizedAct, nn.ReLU)().alpha.shape == (1,)

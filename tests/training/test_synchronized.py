@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.distributed import run_processes
-from timm_layeract import DecorrelatedBatchNorm2d, IEBN2d, NormalizedAct, SwitchNorm2d
+from timm_layeract import DecorrelatedBatchNorm2d, IEBN2d, NormalizedAct, SwitchNorm2d, synchronize_statistics
 
 SIZES = (5, 0, 11)  # of the first process: one of its batches is empty
 
@@ -21,7 +21,7 @@ def batches() -> list[Tensor]:
 
 def normalized(shares: list[Tensor]) -> dict[str, Any]:
     """What a normalized activation did and kept, after forward and backward."""
-    module = NormalizedAct(nn.SiLU)
+    module = synchronize_statistics(NormalizedAct(nn.SiLU))
     outputs = [module(share) for share in shares]
     torch.cat(outputs).sum().backward()
     return {"outputs": [y.detach() for y in outputs], "state": module.state_dict(), "grad": module.alpha.grad}
@@ -38,7 +38,10 @@ def normed(name: str, own: slice) -> dict[str, Any]:
     """What a norm did to its images of the six, and kept, after forward and backward."""
     generator = torch.Generator().manual_seed(1)
     x, upstream = torch.randn(2, 6, 4, 5, 5, generator=generator)
-    module, mine = NORMS[name](4), (x * torch.arange(1.0, 5.0)[:, None, None])[own].requires_grad_()
+    module, mine = (
+        synchronize_statistics(NORMS[name](4)),
+        (x * torch.arange(1.0, 5.0)[:, None, None])[own].requires_grad_(),
+    )
     y = module(mine)
     y.backward(upstream[own])
     grads = {key: parameter.grad for key, parameter in module.named_parameters()}

@@ -2,6 +2,7 @@
 
 from .alpha import alphas, set_alpha
 from .batch_norm_act import BatchNormLayerAct2d
+from .batch_statistics import synchronize_statistics
 from .channel_norms import IEBN2d, SwitchNorm2d
 from .decorrelated_norm import DecorrelatedBatchNorm2d
 from .gpn import LeakyReLUGPN
@@ -24,4 +25,5 @@ __all__ = [
     "UnbiasedLayerAct",
     "alphas",
     "set_alpha",
+    "synchronize_statistics",
 ]

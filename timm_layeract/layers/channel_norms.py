@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from ..definition.moments import mean_and_variance
-from .batch_statistics import channel_statistics, computed_again
+from .batch_statistics import BatchStatistics, computed_again
 
 __all__ = ["IEBN2d", "SwitchNorm2d"]
 
 
-class _ChannelNorm(nn.Module):
-    """Gain, bias and running statistics a channel; those of a batch are of all processes together.
+class _ChannelNorm(BatchStatistics):
+    """Gain, bias and running statistics a channel; those of a batch as in `BatchStatistics`.
 
     Args:
         num_features: Channels.
@@ -54,7 +54,7 @@ class _ChannelNorm(nn.Module):
 
     @torch.jit.unused
     def _batch_statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        count, mean, var = channel_statistics(x)
+        count, mean, var = self._channel_statistics(x)
         if not computed_again():
             with torch.no_grad():
                 self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)

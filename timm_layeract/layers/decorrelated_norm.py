@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from .batch_statistics import channel_statistics, computed_again, sum_over_processes
+from .batch_statistics import BatchStatistics, computed_again
 
 __all__ = ["DecorrelatedBatchNorm2d", "inverse_square_root"]
 
@@ -39,12 +39,12 @@ def inverse_square_root(matrix: Tensor) -> Tensor:
     return _InverseSquareRoot.apply(matrix)
 
 
-class DecorrelatedBatchNorm2d(nn.Module):
+class DecorrelatedBatchNorm2d(BatchStatistics):
     """Whitens groups of channels over the batch, then applies a gain and a bias a channel.
 
     ``y = S^(-1/2) (x - mean)`` with S the covariance of the group's channels plus `eps` on its diagonal (ZCA; Huang et
     al. 2018, section 3). In evaluation with running averages of the mean and of ``S^(-1/2)``. Statistics are taken in
-    float32 or wider, over all processes together.
+    float32 or wider, as `BatchStatistics` says.
 
     Args:
         num_features: Channels.
@@ -110,9 +110,9 @@ class DecorrelatedBatchNorm2d(nn.Module):
     @torch.jit.unused
     def _batch_statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and whitening matrices of the batch; counts it into the running ones."""
-        count, mean, _ = channel_statistics(x)
+        count, mean, _ = self._channel_statistics(x)
         centred = self._grouped(x - mean[:, None, None])
-        covariance = sum_over_processes(centred @ centred.mT) / count
+        covariance = self._sum(centred @ centred.mT) / count
         identity = torch.eye(self.group_size, dtype=x.dtype, device=x.device)
         projection = inverse_square_root(covariance + self.eps * identity)
         if not computed_again():

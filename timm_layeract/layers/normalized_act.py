@@ -15,17 +15,17 @@ from ..definition.normalized import (
     normalize_output,
     statistics_of,
 )
-from .batch_statistics import computed_again, gather
+from .batch_statistics import BatchStatistics, computed_again
 
 __all__ = ["NormalizedAct", "is_elementwise"]
 
 
-class NormalizedAct(nn.Module):
+class NormalizedAct(BatchStatistics):
     """``(lambda + 0.3 tanh(alpha)) (f(x) - mu)`` for an elementwise activation f, see `normalized`.
 
-    In training, rho, rho' and mu follow the batches (of all processes together), and the values after the current batch
-    are used; in evaluation they stay. A first batch whose inputs are constant leaves lambda at 1. Every place in a
-    network needs a module of its own.
+    In training, rho, rho' and mu follow the batches, and the values after the current batch are used; in evaluation
+    they stay. Batches are those of one process, as in BatchNorm; `synchronize_statistics` takes them over several. A
+    first batch whose inputs are constant leaves lambda at 1. Every place in a network needs a module of its own.
 
     Args:
         base: f, as a module, or a class or factory that makes one (``nn.ReLU``).
@@ -38,7 +38,7 @@ class NormalizedAct(nn.Module):
     Shape: any, with an optional boolean mask that broadcasts to it (True for what counts), as for padded tokens.
 
     Attributes:
-        alpha: The learnt scalar, without dimensions; starts at 0.
+        alpha: The learnt scalar, ``(1,)``, as sharding takes no parameter without dimensions; starts at 0.
         running_rho: rho.
         running_slope: rho', the mean square slope.
         running_mean: mu.
@@ -76,7 +76,7 @@ class NormalizedAct(nn.Module):
         self.momentum = momentum
         self.lower = lower
         self.upper = upper
-        self.alpha = nn.Parameter(torch.zeros(()))
+        self.alpha = nn.Parameter(torch.zeros(1))
         self.register_buffer("running_rho", torch.ones(()))
         self.register_buffer("running_slope", torch.ones(()))
         self.register_buffer("running_mean", torch.zeros(()))
@@ -85,7 +85,7 @@ class NormalizedAct(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         y = self.base(x)
         statistics = self._update(x, y, mask) if self.training else self._running()
-        return normalize_output(y, statistics, self.alpha, self.centered)
+        return normalize_output(y, statistics, self.alpha[0], self.centered)
 
     def _running(self) -> ActStatistics:
         return ActStatistics(self.running_rho, self.running_slope, self.running_mean)
@@ -95,7 +95,7 @@ class NormalizedAct(nn.Module):
         """Take the batch into the running statistics; return those after it."""
         if computed_again():
             return self._running()
-        new = statistics_of(merge_moments(gather(act_moments(x, y, self.base, mask))))
+        new = statistics_of(merge_moments(self._gather(act_moments(x, y, self.base, mask))))
         with torch.no_grad():
             first = self.num_batches_tracked == 0
             updated = filter_statistics(self._running(), new, first, self.momentum, self.lower, self.upper)
@@ -126,4 +126,4 @@ def is_elementwise(base: nn.Module) -> bool:
 @mean_square_slope.register
 def _(base: NormalizedAct, x: Tensor, y: Tensor) -> Tensor:
     # As the function that it is now: asking it for values would count a batch.
-    return gain(base._running(), base.alpha).square() * mean_square_slope(base.base, x, base.base(x))
+    return gain(base._running(), base.alpha[0]).square() * mean_square_slope(base.base, x, base.base(x))

@@ -24,6 +24,7 @@ from ..checkpoints.save import save_weights
 from ..data.augment import SampleRandom
 from ..data.splits import Split
 from ..errors import UserError
+from ..layers import synchronize_statistics
 from .batches import Batches, Part, enough_for_batch_norm, stream
 from .checkpointing import Stateful, find_checkpoint, load_checkpoint, write_checkpoint
 from .cuda_graph import StepGraphs, check_capturable
@@ -95,7 +96,7 @@ class Trainer:
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         if recipe.sync_batch_norm:
             # Not before: DistributedDataParallel refuses it on the CPU, where only the fused networks can do it.
-            nn.SyncBatchNorm.convert_sync_batchnorm(self.unwrapped)
+            nn.SyncBatchNorm.convert_sync_batchnorm(synchronize_statistics(self.unwrapped))
         self.total_steps = recipe.steps or (recipe.epochs or 0) * self.batches.steps
         # Not prepared: accelerate would step it once for every process.
         self.schedule = create_schedule(optimizer, recipe, max(1, self.total_steps))

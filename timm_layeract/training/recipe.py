@@ -63,7 +63,8 @@ class Recipe:
         ema_decay: Decay of the averaged copy of the weights that is evaluated and saved; 0 keeps no copy.
         mixed_precision: ``no``, ``bf16`` or ``fp16`` autocast.
         channels_last: Memory format of the network.
-        sync_batch_norm: BatchNorm over the images of all processes; on GPUs, or in a fused network.
+        sync_batch_norm: Statistics of the batch, BatchNorm's and others', over the images of all processes; those of
+            BatchNorm on GPUs, or in a fused network.
         image_size: (H, W) of the input, None for the model's own.
         progressive_sizes: Smaller training images at first (progressive learning, Tan & Le 2021): pairs of the fraction
             of the epochs that they are used up to, and their shorter side; then, and in evaluation, `image_size`.
