@@ -25,15 +25,20 @@ torch.set_num_threads(1)
 SHARED_DATA = Path(__file__).parent.parent.parent / "shared" / "data"
 
 
-@pytest.fixture(scope="session")
-def digits() -> ImageSplit:
-    """scikit-learn's 8x8 digits (real scans) as an `ImageSplit`, 600 of them."""
+def first_digits() -> ImageSplit:
+    """scikit-learn's 8x8 digits (real scans), 600 of them."""
     from sklearn.datasets import load_digits
 
     data = load_digits()
     images = (torch.from_numpy(data.images[:600]) * (255 / 16)).to(torch.uint8)
     labels = torch.from_numpy(data.target[:600]).long()
     return ImageSplit(images[:, None].expand(-1, 3, -1, -1).contiguous(), labels, tuple("0123456789"))
+
+
+@pytest.fixture(scope="session")
+def digits() -> ImageSplit:
+    """As `first_digits`."""
+    return first_digits()
 
 
 def few_programs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,5 @@
 """A run that dies, at any moment, resumes and ends with the same bits; what cannot be resumed is refused by name."""
 
-import json
 import multiprocessing
 import os
 import shutil
@@ -15,7 +14,6 @@ import timm
 import torch
 from torch import nn
 
-from tests.distributed import run_processes
 from tests.full_disk import room
 from timm_layeract.data.sources import ImageSplit
 from timm_layeract.errors import UserError, WriteError
@@ -196,41 +194,6 @@ def _stopped(*arguments: object) -> None:
 
 def _stop(kill: Callable[[int, int], None], process: int, _: int) -> None:
     kill(process, signal.SIGSTOP)
-
-
-# --- several processes ------------------------------------------------------------------------------------------------
-
-SHARED = RECIPE.replace(
-    ema_decay=0.0, mixed_precision="no", accumulate=1, sync_batch_norm=True, batch_size=21, label_smoothing=0.0
-)
-
-
-def _train_two(rank: int, digits: ImageSplit, output: Path, dies: bool) -> None:
-    if dies and rank == 1:
-        die_at_call(engine.Trainer, "_optimizer_step", 8)
-    train(digits, output, SHARED, drop_rate=0.0)  # what a network draws, it draws for each process
-
-
-@pytest.mark.slow
-def test_two_processes_resume_and_train_as_one(tmp_path: Path, digits: ImageSplit) -> None:
-    run_processes(partial(_train_two, digits=digits, output=tmp_path / "whole", dies=False), 2)
-    # of the process that was killed, or of the other one, which misses it
-    ended = (torch.multiprocessing.ProcessExitedException, torch.multiprocessing.ProcessRaisedException)
-    with pytest.raises(ended, match=r"SIGKILL|[Cc]onnection"):
-        run_processes(partial(_train_two, digits=digits, output=tmp_path / "cut", dies=True), 2)
-    assert not (tmp_path / "cut" / "result.json").exists()
-    run_processes(partial(_train_two, digits=digits, output=tmp_path / "cut", dies=False), 2)
-    assert outcome(tmp_path / "cut") == outcome(tmp_path / "whole")
-
-    # Images, their order and augmentation are those of one process; sums in another order are not.
-    train(digits, tmp_path / "one", SHARED, drop_rate=0.0)
-    two, one = (
-        [json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
-        for name in ("whole", "one")
-    )
-    for epoch_of_two, epoch_of_one in zip(two, one, strict=True):
-        for part in ("train", "val"):
-            assert epoch_of_two[part]["loss"] == pytest.approx(epoch_of_one[part]["loss"], rel=1e-4)
 
 
 def test_parts_of_unequal_size_add_up_to_the_whole_batch(tmp_path: Path, digits: ImageSplit) -> None:
