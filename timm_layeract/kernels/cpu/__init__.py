@@ -3,7 +3,7 @@
 The library shares torch's OpenMP threads (it asks for the runtime by the name under which torch has loaded it), and
 takes as many as `torch.get_num_threads()`. All tensors are dense, float32 or bfloat16 alike, and lie in one memory
 order, contiguous or channels-last: `dispatch` sees to it, and each function looks again before C gets an address
-(`_addresses`, `_address`), as what was kept for backward may come back as something else.
+(`arguments.py`), as what was kept for backward may come back as something else.
 """
 
 import ctypes
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ...compat.torch import has_avx512_bf16
-from ..memory import memory_format
+from .arguments import DTYPES, address_of, addresses_of
 
 __all__ = [
     "DTYPES",
@@ -30,7 +30,6 @@ __all__ = [
     "norm_act_value",
 ]
 
-DTYPES = (torch.float32, torch.bfloat16)
 # Instruction sets that libraries are built for, from the widest, each of which runs those behind it.
 INSTRUCTION_SETS = ["avx512_bf16", "avx512", "avx2", "default"]
 # As torch: fewer elements than this are not worth waking a second thread.
@@ -81,50 +80,6 @@ def available(x: Tensor | None = None) -> bool:
     return _library is not None
 
 
-def _address(tensor: Tensor | None, dtype: torch.dtype, count: int) -> int | None:
-    """Where `count` numbers begin that lie side by side in memory; None for None.
-
-    Raises:
-        ValueError: The tensor is of another dtype or size, or not there.
-    """
-    if tensor is None:
-        return None
-    if tensor.dtype is dtype and tensor.numel() == count and tensor.is_cpu and tensor.is_contiguous():
-        address = tensor.data_ptr()
-        if address and not address % tensor.itemsize:
-            return address
-    raise ValueError(f"A LayerAct kernel takes {count} numbers of {dtype} on the CPU, not {_described(tensor)}.")
-
-
-def _addresses(x: Tensor, *others: Tensor | None) -> list[int | None]:
-    """Where x begins, and tensors of its shape, dtype and memory order; None for None.
-
-    Raises:
-        ValueError: x is empty, of a dtype that no kernel takes, has gaps or is not there, or another is not like it.
-    """
-    order, dtype, shape = memory_format(x), x.dtype, x.shape
-    address = x.data_ptr() if order is not None and dtype in DTYPES and x.is_cpu and x.numel() else 0
-    if not address or address % x.itemsize:
-        raise ValueError(f"A LayerAct kernel takes dense float32 or bfloat16 on the CPU, not {_described(x)}.")
-    found: list[int | None] = [address]
-    for t in others:
-        if t is None:
-            found.append(None)
-            continue
-        alike = t.dtype is dtype and t.is_cpu and t.shape == shape and memory_format(t) is order
-        address = t.data_ptr() if alike else 0
-        if not address or address % t.itemsize:
-            raise ValueError(f"A LayerAct kernel takes tensors like {_described(x)}, not {_described(t)}.")
-        found.append(address)
-    return found
-
-
-def _described(t: Tensor) -> str:
-    kind = "" if type(t) in (Tensor, torch.nn.Parameter) else f"{type(t).__name__} of "
-    strides = f", strides {list(t.stride())}" if t.layout is torch.strided else f", {t.layout}"
-    return f"{kind}{t.dtype} {list(t.shape)} on {t.device}{strides}"
-
-
 def _shape(x: Tensor, by_channel: bool = True) -> tuple[int, int, int, bool]:
     """Samples, channels, positions, and whether channels lie side by side.
 
@@ -154,13 +109,13 @@ def layer_act_forward(
 ) -> tuple[Tensor, Tensor]:
     """LayerAct of x (written into `y` if given, which may be x), and each sample's mean and inverse deviation."""
     y = torch.empty_like(x) if y is None else y
-    at_x, at_y = _addresses(x, y)
+    at_x, at_y = addresses_of(x, y)
     samples, channels, positions, channels_last = _shape(x, weight is not None or bias is not None)
     stats, scratch = DOUBLES.new_empty(samples, 2), DOUBLES.new_empty(5, samples, channels)
     _check(
         _library.layer_act_forward(
             hard, x.dtype is torch.bfloat16, at_x, at_y, stats.data_ptr(), scratch.data_ptr(),
-            _address(weight, torch.float32, channels), _address(bias, torch.float32, channels),
+            address_of(weight, torch.float32, channels), address_of(bias, torch.float32, channels),
             samples, channels, positions, channels_last, alpha, _threads(x),
         )
     )  # fmt: skip
@@ -172,13 +127,13 @@ def layer_act_backward(
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Gradient of x, and those of the affine weight and bias for each sample, ``(N, C)``, where there is either."""
     affine = weight is not None or bias is not None
-    at_x, at_g = _addresses(x, g)
+    at_x, at_g = addresses_of(x, g)
     samples, channels, positions, channels_last = _shape(x, affine)
     dx, sums = torch.empty_like(x), DOUBLES.new_empty(5, samples, channels)
     _check(
         _library.layer_act_backward(
-            hard, x.dtype is torch.bfloat16, at_x, at_g, dx.data_ptr(), _address(stats, torch.float64, 2 * samples),
-            sums.data_ptr(), _address(weight, torch.float32, channels), _address(bias, torch.float32, channels),
+            hard, x.dtype is torch.bfloat16, at_x, at_g, dx.data_ptr(), address_of(stats, torch.float64, 2 * samples),
+            sums.data_ptr(), address_of(weight, torch.float32, channels), address_of(bias, torch.float32, channels),
             samples, channels, positions, channels_last, _threads(x),
         )
     )  # fmt: skip
@@ -233,7 +188,7 @@ def _norm(norm: Any, channels: int) -> Any:
     """A `batch_norm.BatchNorm` by reference, None for None."""
     if norm is None:
         return None
-    addresses = [_address(t, torch.float32, channels) for t in (norm.weight, norm.bias, norm.mean, norm.var)]
+    addresses = [address_of(t, torch.float32, channels) for t in (norm.weight, norm.bias, norm.mean, norm.var)]
     return ctypes.byref(Norm(*addresses, norm.training, norm.momentum, norm.eps))
 
 
@@ -257,7 +212,7 @@ def norm_act_forward(
     Takes a `batch_norm.BatchNorm` for x and one or None for r, all of whose tensors are contiguous float32. Returns the
     activation and what `norm_act_backward` needs beside its inputs.
     """
-    at_x, at_r = _addresses(x, r)
+    at_x, at_r = addresses_of(x, r)
     samples, channels, positions, channels_last = _shape(x)
     of_samples, of_both, floats = _kept(samples, channels, r is not None)
     y, kept, norms = torch.empty_like(x), FLOATS.new_empty(floats), DOUBLES.new_empty(4, channels)
@@ -266,7 +221,7 @@ def norm_act_forward(
     _check(
         _library.norm_act_forward(
             hard, x.dtype is torch.bfloat16, at_x, at_r, y.data_ptr(), _norm(own, channels), _norm(other, channels),
-            _address(w, torch.float32, channels), _address(b, torch.float32, channels),
+            address_of(w, torch.float32, channels), address_of(b, torch.float32, channels),
             at_kept, at_kept + FLOAT * of_samples, at_kept + FLOAT * of_both, norms.data_ptr(), work.data_ptr(),
             samples, channels, positions, channels_last, alpha, _threads(x),
         )
@@ -279,11 +234,11 @@ def norm_act_backward(
     parameters: list[Tensor | None],
 ) -> list[Tensor | None]:  # fmt: skip
     """All of backward: gradients of x, r and, of these `parameters` that are there, in the order of `batch_norm`'s."""
-    at_x, at_r, at_g = _addresses(x, r, g)
+    at_x, at_r, at_g = addresses_of(x, r, g)
     samples, channels, positions, channels_last = _shape(x)
     of_samples, of_both, floats = _kept(samples, channels, r is not None)
-    at_kept: int = _address(saved[0], torch.float32, floats)  # type: ignore[assignment]
-    at_norms = _address(saved[1], torch.float64, 4 * channels)
+    at_kept: int = address_of(saved[0], torch.float32, floats)  # type: ignore[assignment]
+    at_norms = address_of(saved[1], torch.float64, 4 * channels)
     dx, dr = torch.empty_like(x), None if r is None else torch.empty_like(r)
     found = [None if p is None else FLOATS.new_empty(channels) for p in parameters]
     dweight, dbias, dw, db, dr_weight, dr_bias = (None if t is None else t.data_ptr() for t in found)
@@ -306,9 +261,9 @@ def _pass(
     which: int, hard: bool, x: Tensor, r: Tensor | None, g: Tensor | None, y: Tensor | None, dr: Tensor | None,
     channels: Tensor | None, samples: Tensor | None, out: Tensor | None,
 ) -> None:  # fmt: skip
-    addresses = _addresses(x, r, g, y, dr)
+    addresses = addresses_of(x, r, g, y, dr)
     n, c = x.shape[:2]
-    addresses += _address(channels, torch.float32, ROWS * c), _address(samples, torch.float32, 4 * n)
-    addresses.append(_address(out, torch.float64, 5 * n * c))
+    addresses += address_of(channels, torch.float32, ROWS * c), address_of(samples, torch.float32, 4 * n)
+    addresses.append(address_of(out, torch.float64, 5 * n * c))
     bf16 = x.dtype is torch.bfloat16
     _check(_library.norm_act_pass(which, hard, bf16, *addresses, *_shape(x), _threads(x)))
