@@ -33,7 +33,7 @@ TEMPLATE = Path(__file__).parent / "model_card.md.jinja"
 
 
 @dataclass(frozen=True)
-class Task:
+class HubTask:
     """A task as the Hub knows it.
 
     Attributes:
@@ -46,9 +46,9 @@ class Task:
 
 
 # By the figure that a task is judged by.
-TASKS = {
-    "top1": Task("image-classification", {"top1": ("accuracy", "Top-1 accuracy (%)")}),
-    "iou": Task(
+HUB_TASKS = {
+    "top1": HubTask("image-classification", {"top1": ("accuracy", "Top-1 accuracy (%)")}),
+    "iou": HubTask(
         "image-segmentation",
         {"iou": ("iou", "Intersection over union (%)"), "dice": ("dice", "Dice coefficient (%)")},
     ),
@@ -82,21 +82,44 @@ def render_card(name: str, manifest: Manifest, repo: str | None = None) -> str:
     """
     name, entry = find_entry(name, manifest)
     data = read_data_sets()[entry["data"]["name"]]
-    base = _base_model(entry, manifest)
+    metadata = _metadata(name, manifest)
+    card = ModelCard.from_template(
+        metadata,
+        template_path=str(TEMPLATE),
+        name=name,
+        entry=entry,
+        task=metadata.pipeline_tag,
+        library=metadata.library_name,
+        repo=repo or entry.get("hub", {}).get("repo"),
+        data_set=data,
+        start=metadata.base_model or _embedded_start(entry, manifest),
+        activations=sorted(set(entry["activations"].values())),
+        alike=len(_trained_alike(name, manifest)) > 1,
+        results=_results_table(name, manifest),
+        robustness=_robustness_table(name, manifest),
+        noise=noise_table(entry["adaptation"]["noise"]) if "adaptation" in entry else None,
+        p_values=p_value_table(name, found) if (found := entry.get("corrupted", {}).get("comparisons")) else None,
+        length=training_length(entry["recipe"]),
+        recipe={key: value for key, value in entry["recipe"].items() if key not in ("name", "source")},
+        command=training_command(name, entry, data["hub_id"] or "FOLDER"),
+    )
+    return str(card).rstrip() + "\n"
+
+
+def _metadata(name: str, manifest: Manifest) -> ModelCardData:
+    """The card's head, by which the Hub files and finds the model."""
+    entry = manifest[name]
+    data = read_data_sets()[entry["data"]["name"]]
     task, scores = _scores(entry)
     library = "segmentation-models-pytorch" if SMP_CONFIG in entry else "timm"
-    metadata = ModelCardData(
+    activations = sorted({_activation_name(each) for each in entry["activations"].values()})
+    return ModelCardData(
         library_name=library,
         pipeline_tag=task.hub_id,
         license=entry["pretrained_cfg"]["license"],
         datasets=[data["hub_id"]] if data["hub_id"] else None,
-        tags=[
-            library,
-            "timm-layeract",
-            task.hub_id,
-            *sorted({_activation_name(each) for each in entry["activations"].values()}),
-        ],
-        base_model=base,
+        tags=[library, "timm-layeract", task.hub_id, *activations],
+        base_model=_base_model(entry, manifest),
         metrics=[metric for metric, _, _ in scores],
         model_name=name,
         eval_results=[
@@ -112,27 +135,6 @@ def render_card(name: str, manifest: Manifest, repo: str | None = None) -> str:
             for metric, called, value in scores
         ],
     )
-    card = ModelCard.from_template(
-        metadata,
-        template_path=str(TEMPLATE),
-        name=name,
-        entry=entry,
-        task=task.hub_id,
-        library=library,
-        repo=repo or entry.get("hub", {}).get("repo"),
-        data_set=data,
-        start=base or _embedded_start(entry, manifest),
-        activations=sorted(set(entry["activations"].values())),
-        alike=len(_trained_alike(name, manifest)) > 1,
-        results=_results_table(name, manifest),
-        robustness=_robustness_table(name, manifest),
-        noise=noise_table(entry["adaptation"]["noise"]) if "adaptation" in entry else None,
-        p_values=p_value_table(name, found) if (found := entry.get("corrupted", {}).get("comparisons")) else None,
-        length=training_length(entry["recipe"]),
-        recipe={key: value for key, value in entry["recipe"].items() if key not in ("name", "source")},
-        command=training_command(name, entry, data["hub_id"] or "FOLDER"),
-    )
-    return str(card).rstrip() + "\n"
 
 
 def render_eval_results(name: str, manifest: Manifest) -> str | None:
@@ -176,10 +178,10 @@ def training_command(name: str, entry: Mapping[str, Any], data: str) -> str:
     return shlex.join(["layeract", *map(str, words), "-o", f"runs/{name}"])
 
 
-def _scores(entry: Mapping[str, Any]) -> tuple[Task, list[tuple[str, str, float]]]:
+def _scores(entry: Mapping[str, Any]) -> tuple[HubTask, list[tuple[str, str, float]]]:
     """The task, and its test figures: the metric's id and name, and the value."""
     test = entry["test"]
-    task = TASKS[monitor_of(test)]
+    task = HUB_TASKS[monitor_of(test)]
     return task, [(*task.metrics[key], round(test[key], 2)) for key in task.metrics if key in test]
 
 
