@@ -1,4 +1,4 @@
-"""What holds for every file: CONTRIBUTING.md's table has it, it imports nothing from below it, it writes in one way."""
+"""What holds for every file: its place in CONTRIBUTING.md's table, what it imports, how it writes, how long it is."""
 
 import ast
 import re
@@ -48,6 +48,32 @@ def test_imports_follow_the_table(rank: dict[str, int]) -> None:
             seen += 1
             assert rank[name] <= rank[own], f"{path.relative_to(PACKAGE)} imports {name}, which stands below it"
     assert seen > 300
+
+
+LINES, BODY = 300, 50  # of a file, of a function without its head and docstring
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def body_lines(function: Function) -> int:
+    """Lines from a function's first statement after the docstring to its last, blank ones and comments included."""
+    statements = function.body[1:] if ast.get_docstring(function) is not None else function.body
+    return function.body[-1].end_lineno - statements[0].lineno + 1 if statements else 0  # type: ignore[operator]
+
+
+def test_files_and_functions_are_short() -> None:
+    files = {path.relative_to(PACKAGE): path.read_text() for path in PACKAGE.rglob("*.py")}
+    long = [f"{path} has {count} lines" for path, text in files.items() if (count := text.count("\n")) > LINES]
+    for path, text in files.items():
+        functions = (node for node in ast.walk(ast.parse(text)) if isinstance(node, Function))
+        long += [f"{path}, {each.name}: {count} lines" for each in functions if (count := body_lines(each)) > BODY]
+    assert not long, "\n".join(long)
+
+
+@pytest.mark.parametrize(("code", "lines"), [("pass", 1), ("'''a\n  b'''", 0), ('"a"\n a()\n\n b(\n 1)', 4)])
+def test_lines_of_a_function(code: str, lines: int) -> None:
+    (function,) = ast.parse(f"def f(\n a):\n {code}").body
+    assert isinstance(function, Function)
+    assert body_lines(function) == lines
 
 
 # Functions that write files, and what has a `save` that does; what goes into `file`, which `writing` gives, may.

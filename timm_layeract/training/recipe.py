@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -232,15 +233,12 @@ class Recipe:
     def _foreign(self, key: str) -> UserError:
         return UserError(f"Recipe {self.name}: {key} is not for {self.task}; leave it out.")
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Plain values of what decides the outcome, as JSON holds them; `recipe_from_dict` reads them back."""
-        silent = {
-            each.name
-            for each in dataclasses.fields(self)
-            if each.metadata.get("quiet") and getattr(self, each.name) == each.default
-        }
+        quiet = [each for each in dataclasses.fields(self) if each.metadata.get("quiet")]
+        silent = {each.name for each in quiet if getattr(self, each.name) == each.default}
         values = {key: value for key, value in dataclasses.asdict(self).items() if key not in {*HOW_KEYS, *silent}}
-        plain: dict[str, Any] = json.loads(json.dumps(values))
+        plain: dict[str, object] = json.loads(json.dumps(values))
         return plain
 
 
@@ -273,19 +271,19 @@ def load_recipe(name_or_path: str, **overrides: Any) -> Recipe:
     values = read_yaml(text, path.name) or {}
     if not isinstance(values, dict):
         raise UserError(f"{path.name} must hold 'key: value' lines, got {type(values).__name__}.")
-    length: dict[str, Any] = {key: overrides[key] for key in ("epochs", "steps") if key in overrides}
+    length: dict[str, object] = {key: overrides[key] for key in ("epochs", "steps") if key in overrides}
     own = recipe_from_dict({"name": path.stem, **_changed(values, length)}, path.name)
     return own.replace(**overrides)
 
 
-def _changed(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+def _changed(values: Mapping[str, object], changes: Mapping[str, object]) -> Mapping[str, object]:
     """Values with some replaced; a new length of the run replaces the old one, in whichever unit that was."""
     if changes.get("epochs") is not None or changes.get("steps") is not None:
         values = {key: value for key, value in values.items() if key not in ("epochs", "steps")}
     return {**values, **changes}
 
 
-def recipe_from_dict(values: dict[str, Any], where: str) -> Recipe:
+def recipe_from_dict(values: Mapping[str, object], where: str) -> Recipe:
     """Build a recipe from plain values, checking keys and kinds; `where` names their origin in errors."""
     hints = typing.get_type_hints(Recipe)
     checked = {}
