@@ -14,8 +14,10 @@ from setuptools.errors import CompileError, LinkError
 
 FOLDER = Path("timm_layeract/kernels/cpu")
 # No -ffast-math: NaN and infinity must travel through. -fno-gcse keeps constants in registers (a fifth of the time).
-# -Wno-psabi silences notes on passing vectors between functions, which are all inlined.
+# -Wno-psabi silences notes on passing vectors between functions, which are all inlined; the other two clang's on
+# -fno-gcse, which it does not know, and gcc's on what only OpenMP reads.
 FLAGS = ["-std=gnu11", "-O3", "-fno-gcse", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi"]
+FLAGS += ["-Wno-ignored-optimization-argument", "-Wno-unknown-pragmas"]
 # Last, so that they win: scripts/sanitize.py builds with others.
 MORE_FLAGS = os.environ.get("LAYERACT_CFLAGS", "").split()
 # Instruction set, as in the libraries' names -> flags.

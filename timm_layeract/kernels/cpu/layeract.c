@@ -17,7 +17,8 @@ int layer_act_forward(int hard, int bf16, const void *x, void *y, double *stats,
                       double alpha, int threads) {
     Job job = {STATS, {LAYER, hard, bf16}, {samples, channels, positions, channels_last, threads},
                {.x = x, .y = y}, {.w = w, .b = b}, scratch};
-    int within, over = split_threads(&job.shape, &within), failed = 0;
+    int within, failed = 0;
+    int over UNUSED = split_threads(&job.shape, &within);
 #pragma omp parallel for num_threads(over) if (over > 1) reduction(+ : failed)
     for (int64_t n = 0; n < samples; n++) {
         Job own = job;
@@ -45,7 +46,8 @@ int layer_act_backward(int hard, int bf16, const void *x, const void *g, void *d
                        int channels_last, int threads) {
     Job job = {SUMS, {LAYER, hard, bf16}, {samples, channels, positions, channels_last, threads},
                {.x = x, .g = g, .y = dx}, {.w = w, .b = b}, sums};
-    int within, over = split_threads(&job.shape, &within), failed = 0;
+    int within, failed = 0;
+    int over UNUSED = split_threads(&job.shape, &within);
 #pragma omp parallel for num_threads(over) if (over > 1) reduction(+ : failed)
     for (int64_t n = 0; n < samples; n++) {
         Job own = job;
@@ -88,7 +90,8 @@ int norm_act_pass(int pass, int hard, int bf16, const void *x, const void *r, co
                             ch + 10 * channels};
     Job job = {pass,   {r ? NORM_ADD : NORM, hard, bf16}, {samples, channels, positions, channels_last, threads},
                {x, r, g, y, dr}, arrays, out};
-    int within, over = split_threads(&job.shape, &within), failed = 0;
+    int within, failed = 0;
+    int over UNUSED = split_threads(&job.shape, &within);
 #pragma omp parallel for num_threads(over) if (over > 1) reduction(+ : failed)
     for (int64_t n = 0; n < samples; n++) {
         Sample sample = {0};

@@ -13,6 +13,7 @@
 
 #define LANES 16
 #define INLINE static inline __attribute__((always_inline))
+#define UNUSED __attribute__((unused)) /* where there is no OpenMP */
 
 typedef float vf __attribute__((vector_size(64)));
 typedef int32_t vi __attribute__((vector_size(64)));
