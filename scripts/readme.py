@@ -31,6 +31,7 @@ IMAGES = ROOT / "docs" / "images"
 COMPARISONS = ROOT / "docs" / "results"
 ADAPTATIONS = COMPARISONS / "adapted"
 CONVERGENCE = COMPARISONS / "convergence" / "convergence.json"
+COMPATIBILITY = ROOT / "docs" / "compatibility.md"
 SEGMENTATION = COMPARISONS / "segmentation" / "table14.json"
 
 
@@ -106,7 +107,13 @@ def adaptations() -> str:
     return adaptations_table(sorted(found, key=lambda result: (result["started_from"], result["adaptation"]["to"])))
 
 
+def versions() -> str:
+    """What the tests ran with, as `scripts/compatibility.py` wrote it."""
+    return "\n".join(line for line in COMPATIBILITY.read_text().splitlines() if line.startswith("|"))
+
+
 TABLES = {
+    "versions": versions,
     "models": models,
     "robustness": robustness,
     "comparisons": comparisons,
