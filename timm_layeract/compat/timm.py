@@ -18,6 +18,8 @@ from timm.models._builder import _resolve_pretrained_source as resolve_pretraine
 from timm.models._features import feature_take_indices
 from torch import nn
 
+from .._utils.timm_types import DeviceAndDtype
+
 __all__ = [
     "PRIVATE",
     "RECORDS_ARGUMENTS",
@@ -69,13 +71,13 @@ def save_config(model: nn.Module, path: Path, config: dict[str, Any]) -> None:
     _hub.save_config_for_hf(model, path, model_config=config)  # type: ignore[arg-type]
 
 
-def _get_device_dtype(module: nn.Module) -> dict[str, Any]:
+def _get_device_dtype(module: nn.Module) -> DeviceAndDtype:
     parameter = next((p for p in module.parameters() if p.is_floating_point()), torch.empty(0))
     return {"device": parameter.device, "dtype": parameter.dtype}
 
 
 # Public since 1.0.29.
-get_device_dtype: Callable[[nn.Module], dict[str, Any]] = getattr(layers, "get_device_dtype", _get_device_dtype)
+get_device_dtype: Callable[[nn.Module], DeviceAndDtype] = getattr(layers, "get_device_dtype", _get_device_dtype)
 
 
 def _recording(find_entrypoint: Callable[..., Any]) -> Callable[..., Any]:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
+from .._utils.timm_types import DeviceAndDtype
 from .batch_statistics import BatchStatistics, computed_again
 
 __all__ = ["DecorrelatedBatchNorm2d", "inverse_square_root"]
@@ -75,7 +76,7 @@ class DecorrelatedBatchNorm2d(BatchStatistics):
         size = min(group_size, num_features)
         if size < 1 or num_features % size:
             raise ValueError(f"{num_features} channels do not fall into groups of {group_size}: choose a divisor.")
-        dd: dict[str, Any] = {"device": device, "dtype": dtype}
+        dd: DeviceAndDtype = {"device": device, "dtype": dtype}
         self.num_features = num_features
         self.group_size = size
         self.eps = eps

@@ -19,6 +19,7 @@ from timm.models import (
 )
 from torch import Tensor, nn
 
+from .._utils.timm_types import PretrainedConfig, config_of
 from ..checkpoints.fingerprint import activation_fingerprint, check_fingerprint, parse_fingerprint
 from ..checkpoints.load import verified_weights
 from ..checkpoints.manifest import pretrained_cfgs, shipped
@@ -30,7 +31,10 @@ from ..registry import list_activations
 from ..swap import swap_activations
 from ._compatibility import warn_of_norms
 
-__all__ = ["NORMALIZED", "RecordsActivations", "check_architecture", "register_variants"]
+__all__ = ["NORMALIZED", "RecordsActivations", "Variant", "check_architecture", "register_variants"]
+
+Variant = tuple[Mapping[str, object], PretrainedConfig]
+"""Arguments of a class, and timm's config that holds without weights."""
 
 # Suffix of the architecture name -> arguments that make the normalized network of it, in every family.
 NORMALIZED = {
@@ -52,11 +56,11 @@ class RecordsActivations:
     """Patterns of activations that stay as they are where others are normalized, besides those the placement leaves."""
 
     @property
-    def _model_args(self) -> dict[str, Any]:
+    def _model_args(self) -> dict[str, object]:
         return dict(getattr(self, "_recorded_args", {}), activations=activation_fingerprint(self))  # type: ignore[arg-type]
 
     @_model_args.setter
-    def _model_args(self, args: dict[str, Any]) -> None:
+    def _model_args(self, args: dict[str, object]) -> None:
         # `fused` is how to run the model, not what it is.
         self._recorded_args = {key: value for key, value in args.items() if key not in ("activations", "fused")}
 
@@ -101,7 +105,7 @@ def build(
         weights = verified_weights(cfg.to_dict(), kwargs.get("cache_dir"))
 
     def check(state_dict: Mapping[str, Tensor], model: nn.Module) -> Mapping[str, Tensor]:
-        cfg: Mapping[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
+        cfg = config_of(model)
         source = str(cfg.get("file") or cfg.get("hf_hub_id") or "The state dict")
         for expected in (activations, stored_fingerprint(weights) if weights else None):
             if expected is not None:
@@ -160,7 +164,7 @@ def check_architecture(name: str) -> None:
 def register_variants(
     module_name: str,
     model_cls: type[nn.Module],
-    architectures: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]],
+    architectures: Mapping[str, Variant],
     **build_args: Any,
 ) -> None:
     """Register one timm entrypoint for each architecture, with its embedded checkpoints as ``arch.tag``.
@@ -168,12 +172,12 @@ def register_variants(
     Args:
         module_name: ``__name__`` of the calling module, which timm lists the models under.
         model_cls: Class they are built from.
-        architectures: Name -> (arguments of the class, timm pretrained_cfg fields that hold without weights).
+        architectures: Name -> (arguments of the class, timm's config that holds without weights).
         **build_args: Handed to `build` for each (``feature_cfg``).
     """
     module = sys.modules[module_name]
     manifest = shipped()
-    cfgs: dict[str, dict[str, Any] | PretrainedCfg] = {}
+    cfgs: dict[str, dict[str, object] | PretrainedCfg] = {}
     for name, (_, default_cfg) in architectures.items():
         tagged = {tag: {**default_cfg, **cfg} for tag, cfg in pretrained_cfgs(name, manifest).items()}
         cfgs.update(tagged or {name: {**default_cfg}})

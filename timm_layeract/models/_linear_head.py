@@ -1,10 +1,9 @@
 """A linear classifier ``fc`` behind `num_features` numbers, as timm asks for it and replaces it."""
 
-from typing import Any
-
 import torch
 from torch import nn
 
+from .._utils.timm_types import DeviceAndDtype
 from ..compat.timm import get_device_dtype
 
 __all__ = ["LinearHead"]
@@ -16,7 +15,7 @@ class LinearHead(nn.Module):
     num_classes: int
     num_features: int
 
-    def _set_head(self, num_classes: int, dd: dict[str, Any]) -> None:
+    def _set_head(self, num_classes: int, dd: DeviceAndDtype) -> None:
         """Put a head of `num_classes` (0 for none) in place; `dd` holds device and dtype."""
         self.num_classes = num_classes
         self.fc = nn.Linear(self.num_features, num_classes, **dd) if num_classes > 0 else nn.Identity()

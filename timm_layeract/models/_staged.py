@@ -1,12 +1,13 @@
 """timm's methods of a network that is a row of stages, shared by our own architectures."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from timm.models import checkpoint_seq
 from torch import Tensor, nn
 
+from .._utils.timm_types import FeatureInfo
 from ..compat.timm import feature_take_indices
 from ._builder import RecordsActivations
 
@@ -17,7 +18,7 @@ class Staged(RecordsActivations):
     """Mixin before nn.Module; the network has `feature_info`, `grad_checkpointing` and the head `fc`."""
 
     if TYPE_CHECKING:  # TorchScript reads annotations, and takes neither these nor any in __init__
-        feature_info: list[dict[str, Any]]
+        feature_info: list[FeatureInfo]
         grad_checkpointing: bool
         fc: nn.Module
 

@@ -11,6 +11,7 @@ from timm.layers import LayerType, get_act_layer, get_norm_layer
 from timm.models import checkpoint
 from torch import Tensor, nn
 
+from .._utils.timm_types import DeviceAndDtype, FeatureInfo
 from ..compat.timm import feature_take_indices, get_device_dtype
 from ._builder import RecordsActivations
 
@@ -25,7 +26,7 @@ def conv_block(
     channels: int,
     act: Callable[..., nn.Module],
     norm: Callable[..., nn.Module] | None,
-    dd: dict[str, Any],
+    dd: DeviceAndDtype,
 ) -> nn.Sequential:
     """3x3 convolution, normalisation (if any) and activation, twice; `fuse` knows such a Sequential."""
     layers: OrderedDict[str, nn.Module] = OrderedDict()
@@ -47,7 +48,7 @@ class Node(nn.Module):
         dd: Device and dtype.
     """
 
-    def __init__(self, channels: int, skips: int, block: Block, dd: dict[str, Any]) -> None:
+    def __init__(self, channels: int, skips: int, block: Block, dd: DeviceAndDtype) -> None:
         super().__init__()
         self.up = nn.ConvTranspose2d(2 * channels, channels, 2, stride=2, **dd)
         self.block = block((skips + 1) * channels, channels)
@@ -77,7 +78,7 @@ class Encoder(RecordsActivations, nn.Module):
     """
 
     if TYPE_CHECKING:  # TorchScript reads annotations
-        feature_info: list[dict[str, Any]]
+        feature_info: list[FeatureInfo]
 
     def __init__(
         self,
@@ -91,7 +92,7 @@ class Encoder(RecordsActivations, nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        dd: dict[str, Any] = {"device": device, "dtype": dtype}
+        dd: DeviceAndDtype = {"device": device, "dtype": dtype}
         self.num_classes = num_classes
         self.in_chans = in_chans
         self.drop_rate = drop_rate
@@ -101,13 +102,14 @@ class Encoder(RecordsActivations, nn.Module):
         block: Block = partial(conv_block, act=get_act_layer(act_layer), norm=get_norm_layer(norm_layer), dd=dd)
         self.encoder = nn.ModuleList(block(*pair) for pair in zip([in_chans, *channels[:-1]], channels, strict=True))
         self.feature_info = [
-            dict(num_chs=count, reduction=2**level, module=f"encoder.{level}") for level, count in enumerate(channels)
+            FeatureInfo(num_chs=count, reduction=2**level, module=f"encoder.{level}")
+            for level, count in enumerate(channels)
         ]
         self.nodes = self._nodes(channels, block, dd)
         self.heads = nn.ModuleList(self._head(dd) for _ in range(self._head_count()))
         self.init_weights()
 
-    def _nodes(self, channels: list[int], block: Block, dd: dict[str, Any]) -> nn.ModuleList:
+    def _nodes(self, channels: list[int], block: Block, dd: DeviceAndDtype) -> nn.ModuleList:
         """The way up."""
         raise NotImplementedError
 
@@ -115,7 +117,7 @@ class Encoder(RecordsActivations, nn.Module):
         """Outputs in training."""
         return 1
 
-    def _head(self, dd: dict[str, Any]) -> nn.Module:
+    def _head(self, dd: DeviceAndDtype) -> nn.Module:
         return nn.Conv2d(self.num_features, self.num_classes, 1, **dd) if self.num_classes else nn.Identity()
 
     @torch.jit.ignore
@@ -130,7 +132,7 @@ class Encoder(RecordsActivations, nn.Module):
                 nn.init.zeros_(module.bias)
 
     @torch.jit.ignore
-    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+    def group_matcher(self, coarse: bool = False) -> dict[str, object]:
         """Patterns that group parameters by depth, for layer-wise learning rates: down the U, up, out."""
         return dict(stem=r"^encoder\.0", blocks=[(r"^encoder\.(\d+)", None), (r"^nodes", (DEPTH + 1,))])
 

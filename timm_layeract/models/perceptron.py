@@ -9,6 +9,7 @@ import torch
 from timm.layers import LayerType, get_act_layer
 from torch import Tensor, nn
 
+from .._utils.timm_types import DeviceAndDtype, PretrainedConfig
 from ._builder import RecordsActivations, register_variants
 from ._initialization import initialize
 from ._linear_head import LinearHead
@@ -47,7 +48,7 @@ class Perceptron(RecordsActivations, LinearHead):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        dd: dict[str, Any] = {"device": device, "dtype": dtype}
+        dd: DeviceAndDtype = {"device": device, "dtype": dtype}
         self.in_chans = in_chans
         self.num_features = self.head_hidden_size = width
         self.hidden = nn.Sequential()
@@ -75,7 +76,7 @@ class Perceptron(RecordsActivations, LinearHead):
         return self.forward_head(self.forward_features(x))
 
 
-DEFAULT_CFG: dict[str, Any] = dict(
+DEFAULT_CFG = PretrainedConfig(
     num_classes=10,
     input_size=(1, 28, 28),
     fixed_input_size=True,

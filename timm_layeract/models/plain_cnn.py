@@ -11,7 +11,9 @@ from timm.layers import LayerType, get_act_layer, get_norm_layer
 from timm.models import checkpoint_seq
 from torch import Tensor, nn
 from torch.nn import functional as F
+from typing_extensions import Required, TypedDict
 
+from .._utils.timm_types import DeviceAndDtype, PretrainedConfig
 from ..checkpoints.fingerprint import activation_fingerprint
 from ..compat.timm import get_device_dtype
 from ..fuse import FusedSequential, fuses
@@ -26,7 +28,7 @@ class PlainBlock(nn.Sequential):
     """An optional 2x2 max-pooling, a convolution, a normalisation (or none) and the activation."""
 
     def __init__(
-        self, channels: tuple[int, int], kernel: int, padding: int, pool: bool, norm: Any, act: Any, dd: dict[str, Any]
+        self, channels: tuple[int, int], kernel: int, padding: int, pool: bool, norm: Any, act: Any, dd: DeviceAndDtype
     ) -> None:
         super().__init__()
         if pool:
@@ -45,7 +47,7 @@ class FusedPlainBlock(FusedSequential, PlainBlock):
 class PlainHidden(nn.Sequential):
     """A hidden linear layer, its activation and dropout."""
 
-    def __init__(self, inputs: int, outputs: int, act: Any, drop_rate: float, dd: dict[str, Any]) -> None:
+    def __init__(self, inputs: int, outputs: int, act: Any, drop_rate: float, dd: DeviceAndDtype) -> None:
         super().__init__()
         self.fc = nn.Linear(inputs, outputs, **dd)
         self.act = act().to(**dd)
@@ -90,7 +92,7 @@ class PlainConvNet(Staged, nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        dd: dict[str, Any] = {"device": device, "dtype": dtype}
+        dd: DeviceAndDtype = {"device": device, "dtype": dtype}
         self.num_classes = num_classes
         self.in_chans = in_chans
         self.drop_rate = drop_rate
@@ -178,7 +180,7 @@ def _pooling(name: str, size: tuple[int, int]) -> nn.Module:
 
 # Suffix of the architecture name -> its activation and the initialisation that goes with it (second paper, section 3;
 # LayerAct v1 takes He's).
-PLAIN_VARIANTS: dict[str, dict[str, Any]] = {
+PLAIN_VARIANTS: dict[str, dict[str, str]] = {
     "": dict(act_layer="relu", weight_init="he"),
     "_lrelu": dict(act_layer="leaky_relu", weight_init="he"),
     "_elu": dict(act_layer="elu", weight_init="he"),
@@ -200,25 +202,40 @@ def _stages(*stages: Sequence[tuple[int, int]]) -> tuple[tuple[tuple[int, int, i
     return tuple(tuple((kernel, width, kernel // 2) for kernel, width in stage) for stage in stages)
 
 
-VGG19 = dict(
+class PlainArchitecture(TypedDict, total=False):
+    """Arguments of `PlainConvNet` that say which network it is."""
+
+    stages: Required[tuple[tuple[tuple[int, int, int], ...], ...]]
+    hidden: tuple[int, ...]
+    pool_size: tuple[int, int]
+    num_classes: int
+    in_chans: int
+    norm_layer: str
+    drop_rate: float
+    plain_top: int
+
+
+VGG19 = PlainArchitecture(
     stages=_stages(*([(3, width)] * depth for width, depth in ((64, 2), (128, 2), (256, 4), (512, 4), (512, 4)))),
     hidden=(4096, 4096),
     num_classes=100,
     drop_rate=0.5,
     plain_top=3,  # section 3.2, in the place of a BatchNorm before the head
 )
-CNN16 = dict(stages=_stages(*([(1, width), (3, width), (3, 2 * width)] for width in (16, 32, 64, 128, 256))))
-LENET5 = dict(stages=(((5, 6, 2),), ((5, 16, 0),)), hidden=(120, 84), pool_size=(5, 5), in_chans=1)
-ARCHITECTURES: dict[str, dict[str, Any]] = {
+CNN16 = PlainArchitecture(
+    stages=_stages(*([(1, width), (3, width), (3, 2 * width)] for width in (16, 32, 64, 128, 256)))
+)
+LENET5 = PlainArchitecture(stages=(((5, 6, 2),), ((5, 16, 0),)), hidden=(120, 84), pool_size=(5, 5), in_chans=1)
+ARCHITECTURES: dict[str, PlainArchitecture] = {
     "lenet5": LENET5,
     "vgg19_cifar": VGG19,
-    "vgg19_bn_cifar": dict(VGG19, norm_layer="batchnorm2d"),
+    "vgg19_bn_cifar": {**VGG19, "norm_layer": "batchnorm2d"},
     "cnn16": CNN16,
-    "cnn16_bn": dict(CNN16, norm_layer="batchnorm2d"),
+    "cnn16_bn": {**CNN16, "norm_layer": "batchnorm2d"},
 }
 
 
-def _variant(name: str, acts: dict[str, Any]) -> dict[str, Any]:
+def _variant(name: str, acts: dict[str, str]) -> dict[str, str]:
     """The activation's arguments in one architecture: LeNet leaves mu out, VGG-19 draws leaky ReLU by Xavier."""
     if name == "lenet5" and "normalized_act" in acts:
         return dict(acts, normalized_act=f"{acts['normalized_act']}_uncentered")
@@ -227,9 +244,9 @@ def _variant(name: str, acts: dict[str, Any]) -> dict[str, Any]:
     return acts
 
 
-def _cfg(model_args: dict[str, Any]) -> dict[str, Any]:
+def _cfg(model_args: PlainArchitecture) -> PretrainedConfig:
     gray = model_args.get("in_chans") == 1
-    return dict(
+    return PretrainedConfig(
         num_classes=model_args.get("num_classes", 10),
         input_size=(1, 28, 28) if gray else (3, 32, 32),
         pool_size=model_args.get("pool_size", (1, 1)),
@@ -248,7 +265,7 @@ for _name, _model_args in ARCHITECTURES.items():
         __name__,
         PlainConvNet,
         {
-            f"{_name}{suffix}": (dict(_model_args, **_variant(_name, acts)), _cfg(_model_args))
+            f"{_name}{suffix}": ({**_model_args, **_variant(_name, acts)}, _cfg(_model_args))
             for suffix, acts in PLAIN_VARIANTS.items()
         },
         feature_cfg=dict(feature_cls="getter", out_indices=tuple(range(len(_model_args["stages"])))),

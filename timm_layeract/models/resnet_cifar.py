@@ -5,6 +5,7 @@ per depth and activation: `resnet20` runs ReLU, `resnet20_lasilu` LA-SiLU, and s
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,6 +14,7 @@ from timm.layers import DropPath, LayerType, create_classifier, get_act_layer, g
 from timm.models import checkpoint_seq
 from torch import Tensor, nn
 
+from .._utils.timm_types import DeviceAndDtype, PretrainedConfig
 from ..compat.timm import feature_take_indices, get_device_dtype
 from ..fuse import Fused, fuses, skips
 from ..layers.batch_norm_act import norm_act
@@ -39,7 +41,7 @@ class CifarBlock(nn.Module):
         act_layer: Layer,
         norm_layer: Layer,
         drop_path: float,
-        dd: dict[str, Any],
+        dd: DeviceAndDtype,
         conv_bias: bool = False,
         zeros: str = "around",
     ) -> None:
@@ -129,7 +131,7 @@ class ResNetCifar(Staged, nn.Module):
             raise ValueError(f"shortcut_zeros must be 'around' or 'after', got {shortcut_zeros!r}.")
         if output_stride not in (1, 2, 4):
             raise ValueError(f"output_stride of a CIFAR ResNet must be 1, 2 or 4, got {output_stride}.")
-        dd: dict[str, Any] = {"device": device, "dtype": dtype}
+        dd: DeviceAndDtype = {"device": device, "dtype": dtype}
         self.num_classes = num_classes
         self.in_chans = in_chans
         self.drop_rate = drop_rate
@@ -141,7 +143,7 @@ class ResNetCifar(Staged, nn.Module):
         self.bn1 = norm(16, **dd)
         self.act1 = act(inplace=True).to(**dd)  # timm's factories leave the device out
         self.feature_info = []  # one feature a stride: the stem has that of the first stage
-        block = dict(act_layer=act, norm_layer=norm, conv_bias=conv_bias, zeros=shortcut_zeros, dd=dd)
+        block = partial(CifarBlock, act_layer=act, norm_layer=norm, conv_bias=conv_bias, zeros=shortcut_zeros, dd=dd)
         self.num_features = self._add_stages(layers, output_stride, drop_path_rate, block)
         self.global_pool, self.fc = create_classifier(self.num_features, num_classes, pool_type=global_pool)
         self.fc.to(**dd)
@@ -153,7 +155,7 @@ class ResNetCifar(Staged, nn.Module):
         layers: tuple[int, int, int],
         output_stride: int,
         drop_path_rate: float,
-        block: dict[str, Any],
+        block: Callable[..., CifarBlock],
     ) -> int:
         """Add `layer1` to `layer3` and describe them in `feature_info`; returns the channels of the last."""
         channels = in_channels = 16
@@ -168,7 +170,7 @@ class ResNetCifar(Staged, nn.Module):
             for index in range(depth):
                 drop_path = drop_path_rate * block_index / max(1, num_blocks - 1)
                 first_stride = stride if index == 0 else 1
-                blocks.append(CifarBlock(in_channels, channels, first_stride, dilation, drop_path=drop_path, **block))
+                blocks.append(block(in_channels, channels, first_stride, dilation, drop_path=drop_path))
                 in_channels = channels
                 block_index += 1
             name = f"layer{stage + 1}"
@@ -273,7 +275,7 @@ ACTIVATIONS = {
     "_selu": "selu",
     "_tanh": "tanh",
 }
-DEFAULT_CFG: dict[str, Any] = dict(
+DEFAULT_CFG = PretrainedConfig(
     num_classes=10,
     input_size=(3, 32, 32),
     pool_size=(8, 8),

@@ -6,11 +6,12 @@ stock model fit. The same networks with normalized activations (`_nrelu`, `_nswi
 before these.
 """
 
-from typing import Any
+from collections.abc import Mapping
 
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 
+from .._utils.timm_types import PretrainedConfig
 from ..fuse import FusedStem, fuses
 from ._builder import NORMALIZED, RecordsActivations, register_variants
 
@@ -34,7 +35,7 @@ ACTIVATIONS = {
 }
 
 D_STEM = dict(stem_width=32, stem_type="deep", avg_down=True)
-ARCHITECTURES: dict[str, dict[str, Any]] = {
+ARCHITECTURES: dict[str, dict[str, object]] = {
     "resnet18": dict(block=BasicBlock, layers=(2, 2, 2, 2)),
     "resnet18d": dict(block=BasicBlock, layers=(2, 2, 2, 2), **D_STEM),
     "resnet26": dict(block=Bottleneck, layers=(2, 2, 2, 2)),
@@ -58,9 +59,9 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 }
 
 
-def _cfg(model_args: dict[str, Any]) -> dict[str, Any]:
+def _cfg(model_args: Mapping[str, object]) -> PretrainedConfig:
     """What an architecture declares of itself to timm; its stem tells the name of the first convolution."""
-    return dict(
+    return PretrainedConfig(
         num_classes=1000,
         input_size=(3, 224, 224),
         pool_size=(7, 7),

@@ -12,6 +12,7 @@ from timm.layers import LayerType, get_act_layer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .._utils.timm_types import DeviceAndDtype, PretrainedConfig
 from ..layers import NormalizedAct
 from ._builder import RecordsActivations, register_variants
 from ._initialization import initialize
@@ -57,7 +58,7 @@ class TextRCNN(RecordsActivations, LinearHead):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        dd: dict[str, Any] = {"device": device, "dtype": dtype}
+        dd: DeviceAndDtype = {"device": device, "dtype": dtype}
         self.vocab_size = vocab_size
         self.num_features = self.head_hidden_size = width
         self.embedding = nn.Embedding(vocab_size, embed_dim, padding_idx=PADDING, **dd)
@@ -70,7 +71,7 @@ class TextRCNN(RecordsActivations, LinearHead):
         initialize(self, weight_init)
 
     @torch.jit.ignore
-    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+    def group_matcher(self, coarse: bool = False) -> dict[str, object]:
         """Patterns that group parameters by depth, for layer-wise learning rates."""
         return dict(stem=r"^embedding", blocks=[(r"^before|^after", (0,)), (r"^hidden|^act", (1,))])
 
@@ -111,7 +112,7 @@ TEXT_NETWORKS = tuple(ARCHITECTURES)
 """Names of the networks that read texts."""
 
 # timm's configs describe images; a text is one row of tokens there.
-DEFAULT_CFG: dict[str, Any] = dict(
+DEFAULT_CFG = PretrainedConfig(
     num_classes=2,
     input_size=(1, 1, 400),
     pool_size=None,

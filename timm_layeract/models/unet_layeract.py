@@ -13,8 +13,9 @@ from timm.layers import LayerType
 from timm.models import checkpoint
 from torch import Tensor, nn
 
+from .._utils.timm_types import DeviceAndDtype, PretrainedConfig
 from ..compat.timm import update_model_args
-from ._builder import NORMALIZED, register_variants
+from ._builder import NORMALIZED, Variant, register_variants
 from ._unet_parts import DEPTH, Block, Encoder, Node
 
 __all__ = ["UNet", "UNetPlusPlus"]
@@ -26,7 +27,7 @@ class UNet(Encoder):
     Arguments and shape as `Encoder`.
     """
 
-    def _nodes(self, channels: list[int], block: Block, dd: dict[str, Any]) -> nn.ModuleList:
+    def _nodes(self, channels: list[int], block: Block, dd: DeviceAndDtype) -> nn.ModuleList:
         return nn.ModuleList(Node(count, 1, block, dd) for count in channels[-2::-1])
 
     def decode(self, features: list[Tensor]) -> Tensor:
@@ -71,7 +72,7 @@ class UNetPlusPlus(Encoder):
     def _head_count(self) -> int:
         return self.outputs
 
-    def _nodes(self, channels: list[int], block: Block, dd: dict[str, Any]) -> nn.ModuleList:
+    def _nodes(self, channels: list[int], block: Block, dd: DeviceAndDtype) -> nn.ModuleList:
         # nodes[j - 1][i] is X(i, j)
         return nn.ModuleList(
             nn.ModuleList(Node(channels[level], column, block, dd) for level in range(DEPTH + 1 - column))
@@ -121,7 +122,7 @@ class UNetPlusPlus(Encoder):
 
 
 # Suffix of the architecture name -> activation. The paper does not say its alpha; ours is that of small networks.
-ACTIVATIONS: dict[str, dict[str, Any]] = {
+ACTIVATIONS: dict[str, dict[str, str]] = {
     "": dict(act_layer="relu"),
     "_silu": dict(act_layer="silu"),
     "_lasilu": dict(act_layer="lasilu"),
@@ -132,9 +133,9 @@ WIDTHS = {"": 32, "_w64": 64}
 NORMS: dict[str, LayerType | None] = {"": "batchnorm2d", "_nobn": None}
 
 
-def _cfg(heads: int) -> dict[str, Any]:
+def _cfg(heads: int) -> PretrainedConfig:
     """What an architecture declares of itself to timm."""
-    return dict(
+    return PretrainedConfig(
         num_classes=1,
         input_size=(3, 256, 256),
         min_input_size=(3, 16, 16),
@@ -148,7 +149,7 @@ def _cfg(heads: int) -> dict[str, Any]:
     )
 
 
-def _variants(name: str, heads: int = 1, **model_args: Any) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
+def _variants(name: str, heads: int = 1, **model_args: Any) -> dict[str, Variant]:
     """A network in every width, with and without BatchNorm, with every activation."""
     return {
         f"{name}{wide}{bn}{suffix}": (
@@ -161,7 +162,7 @@ def _variants(name: str, heads: int = 1, **model_args: Any) -> dict[str, tuple[d
     }
 
 
-FEATURES: dict[str, Any] = dict(out_indices=tuple(range(DEPTH + 1)), feature_cls="getter")
+FEATURES: dict[str, object] = dict(out_indices=tuple(range(DEPTH + 1)), feature_cls="getter")
 register_variants(__name__, UNet, _variants("unet"), feature_cfg=FEATURES)
 register_variants(
     __name__,
