@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -48,7 +47,7 @@ def balance(
     epochs: int = 80,
     data: str | None = None,
     progress: bool = True,
-) -> dict[str, Any]:
+) -> dict[str, dict[str, list[list[float]]]]:
     """Train four-layer networks and follow the correlation over the epochs; write balance.json and balance.png.
 
     Args:
@@ -70,7 +69,7 @@ def balance(
     for name in names:
         activation_factory(name)
     digits = load_digits(data, progress)
-    found: dict[str, Any] = {name: {str(width): [] for width in widths} for name in names}
+    found: dict[str, dict[str, list[list[float]]]] = {name: {str(width): [] for width in widths} for name in names}
     jobs = list(product(names, widths, range(runs)))
     for name, width, run in tracked(jobs, "training", progress):
         followed: list[float] = []
@@ -83,13 +82,13 @@ def balance(
     write_json(Path(output) / "balance.json", {"data": digits.name, "layers": LAYERS, "activations": found})
     figure, axes = new_figure(len(widths), len(names), 2.6, 2.0)
     for column, (name, by_width) in enumerate(found.items()):
-        for row, (width, curves) in enumerate(by_width.items()):
+        for row, (units, curves) in enumerate(by_width.items()):
             panel = axes[row, column]
             for curve in curves:
                 panel.plot(range(1, len(curve) + 1), curve, linewidth=0.9)
             panel.axhline(0, color="grey", linewidth=0.6)
             panel.set_ylim(-1, 1)
-            panel.set_title(f"{name}, {width}x{LAYERS}", fontsize=8)
+            panel.set_title(f"{name}, {units}x{LAYERS}", fontsize=8)
     figure.supxlabel("epoch", fontsize=8)
     figure.supylabel("correlation of summed activation scale and training loss", fontsize=8)
     save_figure(figure, Path(output) / "balance.png")

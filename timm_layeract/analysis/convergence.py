@@ -10,15 +10,18 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Literal
 
 import numpy as np
 import timm
 from accelerate.utils import set_seed
+from typing_extensions import TypedDict
 
 from .._utils.files import markdown_table, write_json
 from .._utils.names import dataset_name
+from .._utils.records import Open, read_record
 from .._utils.writing import write_whole
+from ..checkpoints.records import SeededRecipe
 from ..data.sources import load_splits
 from ..data.splits import Split
 from ..errors import UserError, did_you_mean
@@ -44,6 +47,35 @@ RECIPE = Recipe(
     padding=0,
     flip=False,
 )
+
+
+class Curves(TypedDict):
+    """A run, by epoch: held-out accuracy in percent, score, sum of the absolute mean weights."""
+
+    recipe: Annotated[SeededRecipe, Open()]
+    train_sha256: str
+    top1: list[float]
+    score: list[float]
+    mean_weights: list[float]
+
+
+class Row(TypedDict):
+    """The best accuracies of an activation's runs; `under`: how many had not reached the threshold, by epoch."""
+
+    activation: str
+    runs: int
+    mean: float
+    median: float
+    under: dict[str, int]
+
+
+class Convergence(TypedDict):
+    """What convergence.json holds."""
+
+    data: str
+    recipe: SeededRecipe
+    threshold: float
+    rows: list[Row]
 
 
 @dataclass(frozen=True)
@@ -84,7 +116,7 @@ def network_name(activation: str) -> str:
 
 def compare_convergence(
     data: str | None, output: Path, settings: Settings, progress: bool = True, report: Callable[[str], None] = print
-) -> list[dict[str, Any]]:
+) -> list[Row]:
     """Train all runs, and write table and figures: convergence.json, convergence.md, convergence.png.
 
     Every finished run is kept in ``output/runs`` and not repeated when the command is called again.
@@ -103,14 +135,14 @@ def compare_convergence(
         UserError: Unreadable data, or runs in `output` that were made with other settings or data.
     """
     train, called = _open(data, progress)
-    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in settings.activations}
+    runs: dict[str, list[Curves]] = {name: [] for name in settings.activations}
     for seed in settings.seeds:
         for name in settings.activations:
             runs[name].append(_run(name, settings.recipe.replace(seed=seed), train, output / "runs", progress))
             best = max(runs[name][-1]["top1"])
             report(f"{name:8} seed {seed:3d}: best held-out top-1 {best:.2f} %")
     rows = [_row(name, runs[name], settings) for name in settings.activations]
-    result = {
+    result: Convergence = {
         "data": called,
         "recipe": settings.recipe.to_dict(),
         "threshold": settings.threshold,
@@ -134,13 +166,13 @@ def _open(data: str | None, progress: bool) -> tuple[Split, str]:
     return load_splits(data, size, progress=progress)["train"], dataset_name(data)
 
 
-def _run(activation: str, recipe: Recipe, train: Split, folder: Path, progress: bool) -> dict[str, Any]:
+def _run(activation: str, recipe: Recipe, train: Split, folder: Path, progress: bool) -> Curves:
     """The curves of one run: read if it was made before, else trained."""
     path = folder / f"{network_name(activation)}-{recipe.seed}.json"
-    identity = {"recipe": recipe.to_dict(), "train_sha256": train.sha256()}
+    own, sha256 = recipe.to_dict(), train.sha256()
     if path.exists():
-        kept: dict[str, Any] = json.loads(path.read_text())
-        if {key: kept[key] for key in identity} != identity:
+        kept = read_record(Curves, path)
+        if (kept["recipe"], kept["train_sha256"]) != (own, sha256):
             raise UserError(f"{path} was made with other settings or data; give another --output.")
         return kept
     set_seed(recipe.seed)
@@ -151,16 +183,18 @@ def _run(activation: str, recipe: Recipe, train: Split, folder: Path, progress: 
             model, recipe, train, None, scratch, data_name="-", execution=Execution(progress=progress, report=silent)
         )
         log = [json.loads(line) for line in (Path(scratch) / "log.jsonl").read_text().splitlines()]
-    curves = {
+    curves: Curves = {
+        "recipe": own,
+        "train_sha256": sha256,
         "top1": [record["val"]["top1"] for record in log],
         "score": recorder.scores()[: len(log)],
         "mean_weights": recorder.weights[: len(log)],
     }
-    write_whole(path, json.dumps({**identity, **curves}) + "\n")
-    return {**identity, **curves}
+    write_whole(path, json.dumps(curves) + "\n")
+    return curves
 
 
-def _row(activation: str, runs: Sequence[Mapping[str, Any]], settings: Settings) -> dict[str, Any]:
+def _row(activation: str, runs: Sequence[Curves], settings: Settings) -> Row:
     """One row of table 1."""
     best = [max(run["top1"]) for run in runs]
     under = {
@@ -175,7 +209,7 @@ def _row(activation: str, runs: Sequence[Mapping[str, Any]], settings: Settings)
     }
 
 
-def convergence_table(result: Mapping[str, Any]) -> str:
+def convergence_table(result: Convergence) -> str:
     """Table 1 in Markdown, and how it was made, from what convergence.json holds."""
     rows, recipe, threshold = result["rows"], result["recipe"], f"{result['threshold']:g} %"
     head = ["activation", "runs", "mean", "median", *(f"under {threshold} at {epoch}" for epoch in rows[0]["under"])]
@@ -191,12 +225,16 @@ def convergence_table(result: Mapping[str, Any]) -> str:
     )
 
 
-def _plot(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
+def _plot(runs: Mapping[str, Sequence[Curves]], path: Path) -> None:
     """Medians over the runs of accuracy, score (figure 3) and mean weights (figure 4) by epoch."""
     from .._utils.plotting import new_figure, save_figure
 
     figure, panels = new_figure(1, 3, 5, 4)
-    names = {"top1": "held-out top-1 (%)", "score": "score (equation 22)", "mean_weights": "sum of |mean weight|"}
+    names: dict[Literal["top1", "score", "mean_weights"], str] = {
+        "top1": "held-out top-1 (%)",
+        "score": "score (equation 22)",
+        "mean_weights": "sum of |mean weight|",
+    }
     for axes, (key, label) in zip(panels[0], names.items(), strict=True):
         for name, each in runs.items():
             median = np.median([run[key] for run in each], axis=0)

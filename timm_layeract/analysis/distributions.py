@@ -1,18 +1,27 @@
 """Distributions as JSON and as pictures."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from matplotlib.axes import Axes
 from torch import Tensor
+from typing_extensions import TypedDict
 
-__all__ = ["LEVELS", "describe", "draw_boxes"]
+__all__ = ["LEVELS", "Distribution", "describe", "draw_boxes"]
 
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
-def describe(values: Tensor) -> dict[str, Any]:
+class Distribution(TypedDict):
+    """Of a number of values: mean, deviation and the quantiles at `LEVELS`."""
+
+    count: int
+    mean: float
+    std: float
+    quantiles: list[float]
+
+
+def describe(values: Tensor) -> Distribution:
     """Mean, deviation and the quantiles at `LEVELS` of the values of a tensor."""
     flat = values.detach().cpu().double().flatten()
     quantiles = torch.quantile(flat, torch.tensor(LEVELS, dtype=flat.dtype))
@@ -24,7 +33,7 @@ def describe(values: Tensor) -> dict[str, Any]:
     }
 
 
-def draw_boxes(panel: Axes, described: Mapping[str, Mapping[str, Any]], title: str) -> None:
+def draw_boxes(panel: Axes, described: Mapping[str, Distribution], title: str) -> None:
     """One horizontal box each: quartiles, whiskers at 5 and 95 %, and the mean."""
     boxes = []
     for name, values in described.items():

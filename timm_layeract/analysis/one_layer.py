@@ -1,12 +1,13 @@
 """Mean activations and activation fluctuation of a network with one layer of 512 units (v3, Figures 2, 3, 6, 7)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import TypedDict
 
 from .._utils.files import write_json
 from .._utils.plotting import new_figure, save_figure
@@ -14,11 +15,32 @@ from .._utils.progress import tracked
 from ..errors import UserError
 from ..registry import activation_factory
 from .digits import all_activations, fit, load_digits, mlp
-from .distributions import describe, draw_boxes
+from .distributions import Distribution, describe, draw_boxes
 
 __all__ = ["NOISES", "fluctuation", "one_layer"]
 
 UNITS = 512
+Sides = dict[str, Distribution]
+"""Of what goes into an activation and what comes out: ``input``, ``output``."""
+
+
+class Units(TypedDict):
+    """A trained layer: accuracy in percent, mean of each unit by epoch, fluctuation of each sample by noise."""
+
+    accuracy: float
+    means: dict[str, Sides]
+    fluctuation: dict[str, Sides]
+
+
+class OneLayer(TypedDict):
+    """What one_layer.json holds."""
+
+    data: str
+    units: int
+    seed: int
+    activations: dict[str, Units]
+
+
 NOISES = ((0.0, 0.5), (1.0, 0.5))
 """Mean and deviation of the noise, as the paper's."""
 
@@ -49,7 +71,7 @@ def one_layer(
     epochs: Sequence[int] = (1, 40),
     seed: int = 11,
     progress: bool = True,
-) -> dict[str, Any]:
+) -> OneLayer:
     """Train the network with each activation; write one_layer.json, means.png and fluctuation.png.
 
     Args:
@@ -74,12 +96,12 @@ def one_layer(
     if not epochs or min(epochs) < 1:
         raise UserError("--epochs takes numbers from 1 on, with commas.")
     digits = load_digits(data, progress)
-    found: dict[str, Any] = {}
+    found: dict[str, Units] = {}
     for name in tracked(names, "training", progress):
-        means: dict[str, Any] = {}
+        means: dict[str, Sides] = {}
 
         @torch.no_grad()
-        def take_means(epoch: int, network: nn.Sequential, means: dict[str, Any] = means) -> None:
+        def take_means(epoch: int, network: nn.Sequential, means: dict[str, Sides] = means) -> None:
             if epoch in epochs:
                 inputs = network[0](digits.test)
                 sides = {"input": inputs, "output": network[1](inputs)}
@@ -95,14 +117,14 @@ def one_layer(
                 moved[f"N({mean:g}, {std:g})"] = {"input": describe(sums[0]), "output": describe(sums[1])}
             hits = network(digits.test).argmax(1) == digits.test_labels
         found[name] = {"accuracy": 100 * float(hits.float().mean()), "means": means, "fluctuation": moved}
-    result = {"data": digits.name, "units": UNITS, "seed": seed, "activations": found}
+    result: OneLayer = {"data": digits.name, "units": UNITS, "seed": seed, "activations": found}
     write_json(Path(output) / "one_layer.json", result)
     _plot(found, "means", "after epoch {}: mean {} of each unit", Path(output) / "means.png")
     _plot(found, "fluctuation", "{}: fluctuation of each sample's {}", Path(output) / "fluctuation.png")
     return result
 
 
-def _plot(found: dict[str, Any], key: str, title: str, path: Path) -> None:
+def _plot(found: Mapping[str, Units], key: Literal["means", "fluctuation"], title: str, path: Path) -> None:
     places = list(next(iter(found.values()))[key])
     figure, axes = new_figure(len(places), 2, 5, 0.24 * len(found) + 0.8)
     for row, place in enumerate(places):

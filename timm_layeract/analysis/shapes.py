@@ -1,9 +1,9 @@
 """The shape of LA-SiLU and LA-HardSiLU, which follows the distribution of their input (v3, Figures 4 and 5)."""
 
 from pathlib import Path
-from typing import Any
 
 import torch
+from typing_extensions import TypedDict
 
 from .._utils.files import write_json
 from .._utils.plotting import new_figure, save_figure
@@ -17,7 +17,14 @@ NAMES = ("lasilu", "lahardsilu")
 POINTS = 512
 
 
-def shapes(output: str | Path) -> dict[str, Any]:
+class Curve(TypedDict):
+    """Points of a function."""
+
+    input: list[float]
+    output: list[float]
+
+
+def shapes(output: str | Path) -> dict[str, dict[str, Curve]]:
     """Draw output against input for the four distributions; write shapes.json and shapes.png.
 
     Returns:
@@ -26,7 +33,7 @@ def shapes(output: str | Path) -> dict[str, Any]:
     """
     levels = (torch.arange(POINTS, dtype=torch.float64) + 0.5) / POINTS
     normal = torch.special.ndtri(levels)
-    found: dict[str, Any] = {}
+    found: dict[str, dict[str, Curve]] = {}
     figure, axes = new_figure(len(NAMES), len(DISTRIBUTIONS), 2.6, 2.4)
     for row, name in enumerate(NAMES):
         for column, (mean, std) in enumerate(DISTRIBUTIONS):

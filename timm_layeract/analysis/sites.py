@@ -1,13 +1,14 @@
 """What happens at each activation of any network: mean activations, fluctuation, likeness of samples; by hooks."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import TypedDict
 
 from .._utils.files import write_json
 from .._utils.names import dataset_name
@@ -18,15 +19,29 @@ from ..networks import Network
 from ..robustness.run import load_test_set
 from ..watch import watched
 from .digits import fit, load_digits, mlp
-from .distributions import describe, draw_boxes
+from .distributions import Distribution, describe, draw_boxes
 from .one_layer import NOISES, fluctuation
 
 __all__ = ["alike", "describe_sites", "layers", "likeness", "similarity"]
 
 
+class Site(TypedDict):
+    """An activation: `means` of each channel, and `fluctuation` by noise, each for ``input`` and ``output``."""
+
+    means: dict[str, Distribution]
+    fluctuation: dict[str, dict[str, Distribution]]
+
+
+class Likeness(TypedDict):
+    """Mean cosine similarity of samples of one class, and of two."""
+
+    within: float
+    across: float
+
+
 def layers(
     models: Sequence[str], data: str, output: str | Path, *, limit: int = 200, seed: int = 11, progress: bool = True
-) -> dict[str, Any]:
+) -> dict[str, dict[str, Site]]:
     """Mean activations and fluctuation at each activation of loaded networks; write layers.json and layers.png.
 
     Args:
@@ -55,9 +70,9 @@ def layers(
 
 
 @torch.no_grad()
-def describe_sites(network: Network, images: Tensor, seed: int) -> dict[str, Any]:
+def describe_sites(network: Network, images: Tensor, seed: int) -> dict[str, Site]:
     """`layers` of one network: path -> ``means`` and ``fluctuation``."""
-    sites: dict[str, Any] = {}
+    sites: dict[str, Site] = {}
 
     def watch(path: str, module: nn.Module, inputs: Tensor, output: Tensor) -> None:
         sides = {"input": inputs, "output": output}
@@ -102,7 +117,7 @@ def similarity(
     epochs: int = 20,
     seed: int = 11,
     progress: bool = True,
-) -> dict[str, Any]:
+) -> dict[str, dict[str, Likeness]]:
     """How alike samples become, layer by layer (v4's argument against LayerNorm); write similarity.json and .png.
 
     Args:
@@ -142,7 +157,8 @@ def similarity(
             found[name] = alike(trained, digits.test[:limit], digits.test_labels[:limit])
     write_json(Path(output) / "similarity.json", {"data": data, "images": limit, "models": found})
     figure, axes = new_figure(1, 2, 4.5, 3.2)
-    for panel, which in zip(axes[0], ("within", "across"), strict=True):
+    kinds: tuple[Literal["within", "across"], ...] = ("within", "across")
+    for panel, which in zip(axes[0], kinds, strict=True):
         for name, sites in found.items():
             panel.plot(range(1, len(sites) + 1), [site[which] for site in sites.values()], marker="o", label=name)
         panel.set_title(f"cosine similarity {which} classes", fontsize=9)
@@ -154,9 +170,9 @@ def similarity(
 
 
 @torch.no_grad()
-def alike(network: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Any]:
+def alike(network: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Likeness]:
     """`likeness` of the output of every activation, by path."""
-    found: dict[str, Any] = {}
+    found: dict[str, Likeness] = {}
 
     def watch(path: str, module: nn.Module, inputs: Tensor, output: Tensor) -> None:
         within, across = likeness(output.cpu(), labels)
@@ -166,7 +182,7 @@ def alike(network: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Any]:
     return found
 
 
-def _plot_layers(found: dict[str, Any], path: Path) -> None:
+def _plot_layers(found: Mapping[str, Mapping[str, Site]], path: Path) -> None:
     tallest = max(len(sites) for sites in found.values())
     figure, axes = new_figure(len(found), 3, 4.5, 0.2 * tallest + 0.8)
     for row, (model, sites) in enumerate(found.items()):

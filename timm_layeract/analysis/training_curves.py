@@ -3,10 +3,10 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
+from typing_extensions import TypedDict
 
 from .._utils.files import write_json
 from .._utils.names import dataset_name
@@ -15,12 +15,20 @@ from .._utils.progress import tracked
 from ..errors import UserError
 from ..robustness.accuracy import BATCH
 from ..robustness.run import load_test_set
-from .distributions import describe, draw_boxes
+from .distributions import Distribution, describe, draw_boxes
 
 __all__ = ["curves", "losses"]
 
 
-def curves(runs: Sequence[str | Path], output: str | Path) -> dict[str, Any]:
+class Losses(TypedDict):
+    """Of a model: least and mean deviation of the loss over its runs, and the loss of each run, by source."""
+
+    best: float
+    mean: float
+    runs: dict[str, Distribution]
+
+
+def curves(runs: Sequence[str | Path], output: str | Path) -> dict[str, dict[str, list[float]]]:
     """Draw the log.jsonl of training runs; write curves.json and curves.png.
 
     Args:
@@ -34,7 +42,7 @@ def curves(runs: Sequence[str | Path], output: str | Path) -> dict[str, Any]:
     Raises:
         UserError: A folder without a log.
     """
-    found = {}
+    found: dict[str, dict[str, list[float]]] = {}
     for run in runs:
         log = Path(run) / "log.jsonl"
         if not log.is_file() or not log.read_text().strip():
@@ -74,7 +82,7 @@ def losses(
     seeds: Sequence[int] = (),
     limit: int | None = None,
     progress: bool = True,
-) -> dict[str, Any]:
+) -> dict[str, Losses]:
     """Cross-entropy of every test sample; write losses.json and losses.png.
 
     Args:
@@ -93,7 +101,7 @@ def losses(
         UserError: Anything that is not there or does not fit.
     """
     networks, clean = load_test_set(models, seeds, data, limit, progress)
-    runs: dict[str, dict[str, Any]] = {}
+    runs: dict[str, dict[str, Distribution]] = {}
     for network in tracked(networks, "networks", progress):
         device = next(network.module.parameters()).device
         each = []
@@ -101,7 +109,7 @@ def losses(
             logits = network.module(images.to(device).float() / 255)
             each.append(F.cross_entropy(logits, labels.to(device), reduction="none"))
         runs.setdefault(network.label, {})[network.source] = describe(torch.cat(each))
-    found = {}
+    found: dict[str, Losses] = {}
     for label, of in runs.items():
         deviations = [run["std"] for run in of.values()]
         found[label] = {"best": min(deviations), "mean": sum(deviations) / len(deviations), "runs": of}

@@ -20,9 +20,10 @@ __all__ = [
     "Identity",
     "LoggedEpoch",
     "Noise",
-    "Recipe",
+    "RecipeRecord",
     "Result",
     "Seed",
+    "SeededRecipe",
     "Stage",
 ]
 
@@ -32,7 +33,7 @@ Sha256 = Annotated[str, Pattern("[0-9a-f]{64}")]
 Scores = dict[str, float]  # a task's figures: loss, and percent of top1, iou, dice; of a test also the images
 
 
-class Recipe(TypedDict):
+class RecipeRecord(TypedDict):
     """What a recipe's other fields are, `training.recipe` says; those of older versions differ."""
 
     name: str
@@ -44,7 +45,7 @@ class Recipe(TypedDict):
     lr: float
 
 
-class SeededRecipe(Recipe):
+class SeededRecipe(RecipeRecord):
     """Of one run."""
 
     seed: int
@@ -272,7 +273,7 @@ class ComparedModel(TypedDict):
 class ComparedModels(TypedDict):
     """Runs that differ in model, start and seed alone: what `layeract compare` writes."""
 
-    recipe: Annotated[Recipe, Open()]
+    recipe: Annotated[RecipeRecord, Open()]
     data: Data
     processes: Count
     models: list[ComparedModel]

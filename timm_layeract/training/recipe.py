@@ -6,12 +6,13 @@ import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from .._utils.files import read_text
 from .._utils.kinds import as_kind
 from .._utils.options import shortened
 from .._utils.plain_yaml import read_yaml
+from ..checkpoints.records import SeededRecipe
 from ..errors import UserError, did_you_mean
 from .bounds import BOUNDS, RATES, SEEDS, check_auto_augment
 
@@ -233,13 +234,12 @@ class Recipe:
     def _foreign(self, key: str) -> UserError:
         return UserError(f"Recipe {self.name}: {key} is not for {self.task}; leave it out.")
 
-    def to_dict(self) -> dict[str, object]:
+    def to_dict(self) -> SeededRecipe:
         """Plain values of what decides the outcome, as JSON holds them; `recipe_from_dict` reads them back."""
         quiet = [each for each in dataclasses.fields(self) if each.metadata.get("quiet")]
         silent = {each.name for each in quiet if getattr(self, each.name) == each.default}
         values = {key: value for key, value in dataclasses.asdict(self).items() if key not in {*HOW_KEYS, *silent}}
-        plain: dict[str, object] = json.loads(json.dumps(values))
-        return plain
+        return cast(SeededRecipe, json.loads(json.dumps(values)))
 
 
 def list_recipes() -> list[str]:
