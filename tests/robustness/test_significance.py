@@ -12,14 +12,14 @@ from tests.cli.test_cli import layeract
 from timm_layeract._utils.files import surroundings
 from timm_layeract.errors import UserError
 from timm_layeract.robustness.measure import over_seeds
-from timm_layeract.robustness.significance import compare, holm, significance
+from timm_layeract.robustness.significance import holm, paired_test, significance
 
 
 def test_normal_samples_take_the_paired_t_test() -> None:
     rng = np.random.default_rng(0)
     base = rng.normal(90, 0.3, 30)
     other = base + rng.normal(0.2, 0.1, 30)
-    found = compare(other, base)
+    found = paired_test(other, base)
     expected = stats.ttest_1samp(other - base, 0)
     assert found.test == "paired t-test"
     assert found.p == pytest.approx(expected.pvalue)
@@ -31,7 +31,7 @@ def test_normal_samples_take_the_paired_t_test() -> None:
 def test_other_samples_take_wilcoxon() -> None:
     base = np.array([90.0, 90.1, 90.2, 90.3, 60.0, 90.5, 90.6, 90.7])  # a run that failed
     step = np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, -0.8])
-    found = compare(base + step, base)
+    found = paired_test(base + step, base)
     assert found.test == "Wilcoxon"
     # ranks of the steps are 1 to 8, the last one negative: W- = 8, and 25 of the 256 subsets of 1..8 sum to 8 or less
     assert sum(sum(rank for rank in range(1, 9) if mask >> (rank - 1) & 1) <= 8 for mask in range(256)) == 25
@@ -42,13 +42,13 @@ def test_other_samples_take_wilcoxon() -> None:
 
 def test_equal_and_shifted_samples() -> None:
     same = [90.0, 91.0, 92.0]
-    assert compare(same, same).p == 1
-    shifted = compare([91.0, 92.0, 93.0], same)  # a constant difference has no deviation for a t-test
+    assert paired_test(same, same).p == 1
+    shifted = paired_test([91.0, 92.0, 93.0], same)  # a constant difference has no deviation for a t-test
     assert (shifted.test, shifted.difference, shifted.interval) == ("Wilcoxon", 1.0, (1.0, 1.0))
-    assert compare([90.0] * 4, [91.0, 92.0, 93.0, 94.0]).test == "Wilcoxon"  # a constant sample has no shape
+    assert paired_test([90.0] * 4, [91.0, 92.0, 93.0, 94.0]).test == "Wilcoxon"  # a constant sample has no shape
     for a, b in (([1.0, 2.0], [1.0, 3.0]), ([1.0, 2.0, 3.0], [1.0, 2.0])):
         with pytest.raises(UserError, match="needs three pairs"):
-            compare(a, b)
+            paired_test(a, b)
 
 
 def test_holm_by_hand() -> None:

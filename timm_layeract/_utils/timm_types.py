@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from typing_extensions import TypedDict
 
-__all__ = ["DeviceAndDtype", "FeatureInfo", "PretrainedConfig", "config_of"]
+__all__ = ["DataConfig", "DeviceAndDtype", "FeatureInfo", "PretrainedConfig", "config_of"]
 
 
 class PretrainedConfig(TypedDict, total=False):
@@ -36,6 +36,17 @@ class PretrainedConfig(TypedDict, total=False):
     classifier: str | tuple[str, ...]
     license: str
     notes: tuple[str, ...]
+
+
+class DataConfig(TypedDict):
+    """How images become a network's, as `timm.data.resolve_data_config` says and `create_transform` takes."""
+
+    input_size: tuple[int, int, int]
+    interpolation: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    crop_pct: float
+    crop_mode: str
 
 
 class FeatureInfo(TypedDict):

@@ -24,6 +24,7 @@ from .._utils.files import NETWORKS
 from .._utils.names import dataset_name
 from .._utils.progress import tracked
 from .._utils.records import check_record
+from .._utils.timm_types import config_of
 from ..checkpoints import records
 from ..checkpoints.manifest import HUB_FILE
 from ..checkpoints.records import Identity, Result
@@ -144,7 +145,7 @@ def _adapt(
         # the names that a network not loaded just now has may be another checkpoint's
         way_out = "fine-tune it on these (layeract finetune), or adapt it without labels (--unlabelled)"
         check_classes(splits["train"].classes, source, way_out=way_out, named=isinstance(model, str))
-    started_from = model if isinstance(model, str) else str(source.pretrained_cfg["architecture"])  # type: ignore[index]
+    started_from = model if isinstance(model, str) else config_of(source)["architecture"]
     identity = identify(target, recipe, splits, data_name, started_from)
     identity["adaptation"] = dataclasses.asdict(adaptation)  # type: ignore[typeddict-item]
     set_seed(recipe.seed)
@@ -177,8 +178,7 @@ def _recipe(source: nn.Module, choose: Callable[[str], Recipe]) -> Recipe:
 def _splits(data: str | Splits, recipe: Recipe, source: nn.Module, execution: Execution, labelled: bool) -> Splits:
     if not isinstance(data, str):
         return data
-    config: Any = source.pretrained_cfg
-    return open_splits(data, recipe, config, execution.progress, labelled)
+    return open_splits(data, recipe, config_of(source), execution.progress, labelled)
 
 
 def _described(model: nn.Module) -> nn.Module:
@@ -192,7 +192,7 @@ def _described(model: nn.Module) -> nn.Module:
 
         network: nn.Module = like_timm(model)
         return network
-    if "architecture" not in getattr(model, "pretrained_cfg", {}):
+    if "architecture" not in config_of(model):
         raise UserError(f"{type(model).__name__} was made neither by timm nor by SMP: swap_activations, then train it.")
     return model
 

@@ -1,11 +1,11 @@
 """The network that a trained one becomes: the same weights, another activation, a name that says so if there is one."""
 
 from copy import deepcopy
-from typing import Any
 
 import timm
 from torch import nn
 
+from .._utils.timm_types import config_of
 from ..checkpoints.fingerprint import activation_fingerprint, fingerprint_mismatches
 from ..checkpoints.save import is_smp, without_records
 from ..compat.timm import get_model_args
@@ -55,7 +55,7 @@ def _smp(model: nn.Module, to: str) -> nn.Module:
 
 def _timm(model: nn.Module, to: str, swapped: nn.Module) -> nn.Module:
     """Built by name if that describes it; `swapped` otherwise."""
-    cfg: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
+    cfg = config_of(model)
     own = cfg["architecture"]
     args = without_records(get_model_args(model))
     args.pop("alpha", None)  # of the activation that goes

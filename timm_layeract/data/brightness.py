@@ -9,6 +9,7 @@ import numpy as np
 from torch import nn
 
 from .._utils.names import NOTES_KEY
+from .._utils.timm_types import PretrainedConfig, config_of
 from ..checkpoints.save import is_smp
 
 __all__ = ["Brightness", "record_brightness", "recorded_brightness", "to_8_bits"]
@@ -65,7 +66,7 @@ def to_8_bits(values: np.ndarray, brightness: Brightness | None = None) -> np.nd
 
 def record_brightness(network: nn.Module, brightness: Brightness | None) -> None:
     """Note in a network's config what its training images were scaled by, or that they had 8 bits."""
-    config: dict[str, Any] = dict(network.pretrained_cfg)  # type: ignore[arg-type]
+    config: PretrainedConfig = {**config_of(network)}
     notes = [note for note in config.pop("notes", None) or () if not _PATTERN.fullmatch(note)]
     if brightness is not None:
         notes.append(NOTE.format(*map(repr, brightness)))
@@ -78,8 +79,7 @@ def record_brightness(network: nn.Module, brightness: Brightness | None) -> None
 
 def recorded_brightness(network: nn.Module) -> Brightness | None:
     """What a network's config says that images are scaled by; None where it does not."""
-    config: Any = getattr(network, "pretrained_cfg", None) or {}
-    found = [match for note in config.get("notes") or () if (match := _PATTERN.fullmatch(note))]
+    found = [match for note in config_of(network).get("notes") or () if (match := _PATTERN.fullmatch(note))]
     return Brightness(*map(float, found[0].groups())) if found else None
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._utils.timm_types import config_of
 from ..errors import UserError
 
 __all__ = ["check_channels", "check_classes", "label_names", "map_classes"]
@@ -37,7 +38,7 @@ def map_classes(
 
 def label_names(network: nn.Module) -> tuple[str, ...]:
     """Class names in a network's configuration, none where it has none."""
-    config: Any = getattr(network, "pretrained_cfg", None) or {}
+    config = config_of(network)
     return tuple(config.get("label_names") or ())
 
 

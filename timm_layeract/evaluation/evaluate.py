@@ -18,9 +18,10 @@ from timm.data import create_transform, resolve_data_config
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from .._utils.files import surroundings, write_json
+from .._utils.files import Surroundings, surroundings, write_json
 from .._utils.names import dataset_name
 from .._utils.progress import tracked
+from .._utils.timm_types import DataConfig
 from ..data.brightness import recorded_brightness
 from ..data.classes import check_channels, check_classes
 from ..data.columns import Columns
@@ -30,7 +31,28 @@ from ..networks import load_network
 from ..training.loading import RowLoader
 from ..training.processes import process_state
 
-__all__ = ["Transformed", "evaluate", "preprocessing", "read_indices"]
+__all__ = ["Evaluation", "Transformed", "evaluate", "preprocessing", "read_indices"]
+
+
+class Settings(DataConfig):
+    """How the images were prepared, which outputs counted, and in which precision."""
+
+    upright: bool
+    valid_labels: list[int]
+    bf16: bool
+
+
+class Evaluation(Surroundings):
+    """``top1`` and ``top5`` in percent, ``loss`` (mean cross-entropy) and ``count`` of images."""
+
+    model: str
+    data: str
+    split: str
+    top1: float
+    top5: float
+    loss: float
+    count: int
+    settings: Settings
 
 
 @dataclass(frozen=True)
@@ -61,14 +83,10 @@ class Transformed(Dataset[tuple[Tensor, int]]):
         return images, self.rows.labels[torch.as_tensor(indices)]
 
 
-def preprocessing(network: nn.Module, **changes: Any) -> dict[str, Any]:
-    """How timm evaluates a network, from its config, at its test size if that has one, but for `changes` (not None).
-
-    Returns:
-        ``input_size``, ``interpolation``, ``mean``, ``std``, ``crop_pct``, ``crop_mode``.
-    """
+def preprocessing(network: nn.Module, **changes: Any) -> DataConfig:
+    """How timm evaluates a network, from its config, at its test size if that has one, but for `changes` (not None)."""
     given = {key: value for key, value in changes.items() if value is not None}
-    resolved: dict[str, Any] = resolve_data_config(given, model=network, use_test_size=True)
+    resolved: DataConfig = resolve_data_config(given, model=network, use_test_size=True)
     return resolved
 
 
@@ -91,7 +109,7 @@ def evaluate(
     data_name: str | None = None,
     progress: bool = True,
     report: Callable[[str], None] = print,
-) -> dict[str, Any]:
+) -> Evaluation:
     """Measure a classifier; on several processes, each takes some of the batches, and the figures are the same.
 
     Args:
@@ -115,7 +133,7 @@ def evaluate(
         report: Called with lines for a person to read.
 
     Returns:
-        ``top1`` and ``top5`` in percent, ``loss`` (mean cross-entropy), ``count`` of images, and the settings.
+        What the file for the result holds.
 
     Raises:
         UserError: No such model, data or split; classes that are not the network's; unreadable images.
@@ -146,7 +164,7 @@ def evaluate(
         (os.cpu_count() or 1) if workers is None else workers,
         progress and state.is_main_process,
     )
-    result = {
+    result: Evaluation = {
         "model": model,
         "data": data_name or dataset_name(data),
         "split": rows.split,

@@ -26,6 +26,7 @@ from torch import nn
 
 from .._utils.names import CLASS_KEY, SMP
 from .._utils.records import read_record
+from .._utils.timm_types import PretrainedConfig, config_of
 from ..checkpoints.fingerprint import check_fingerprint
 from ..checkpoints.load import HUB_ERRORS, hub_reason
 from ..checkpoints.manifest import SMP_CONFIG, read_manifest
@@ -105,11 +106,11 @@ class Source:
             return self._from_function()
         return self._create(num_classes=num_classes, **arguments)
 
-    def describe(self) -> tuple[str, dict[str, Any]]:
+    def describe(self) -> tuple[str, PretrainedConfig]:
         """Its architecture, and timm's config, empty of SMP's networks, which take images of any size."""
         if self.kind == "smp":
             return self.name, {}
-        config: dict[str, Any] = getattr(self.sketch(), "pretrained_cfg", {})
+        config = config_of(self.sketch())
         if "architecture" not in config:
             raise UserError(f"{self.name} was not made by timm, so nothing says what its inputs are.")
         return config["architecture"], config

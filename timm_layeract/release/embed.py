@@ -1,8 +1,8 @@
 """Ships the weights of finished runs with the package."""
 
 from pathlib import Path
-from typing import Any
 
+from .._utils.timm_types import config_of
 from .._utils.writing import copy_whole
 from ..checkpoints.manifest import CARDS_DIR, WEIGHTS_DIR
 from ..checkpoints.save import file_sha256
@@ -42,17 +42,18 @@ def embed_runs(runs: list[Path], tag: str, directory: Path = WEIGHTS_DIR, cards:
     if len(set(seeds)) < len(seeds):
         raise UserError(f"Two of these runs have the same seed: {', '.join(map(str, seeds))}.")
     network = load_network(str(runs[0] / "model"))
-    entry: dict[str, Any] = {**results[0], **read_environment(runs[0])}
-    cfg: Any = network.pretrained_cfg
-    entry["label_names"] = list(cfg.get("label_names", MaskSplit.classes))  # which SMP's config has no place for
+    entry: dict[str, object] = {**results[0], **read_environment(runs[0])}
+    entry["label_names"] = list(
+        config_of(network).get("label_names", MaskSplit.classes)
+    )  # which SMP's config has no place for
     entry["seeds"] = [
         {"seed": seed, **{part: dict(result)[part] for part in SCORES}}
         for seed, result in zip(seeds, results, strict=True)
     ]
     name = embedded_name(network, tag)
-    entry["results"] = f"results/{name}"
+    entry["results"] = folder = f"results/{name}"
     for run, seed in zip(runs, seeds, strict=True):
-        copy_whole(run / "result.json", directory / entry["results"] / f"seed{seed}.json")
+        copy_whole(run / "result.json", directory / folder / f"seed{seed}.json")
     if (runs[0] / PICTURE).is_file():
         picture = cards / f"{name}.png"
         copy_whole(runs[0] / PICTURE, picture)

@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from .._utils.records import check_record
+from .._utils.timm_types import config_of
 from .._utils.writing import write_whole
 from ..checkpoints.fingerprint import activation_fingerprint
 from ..checkpoints.manifest import SMP_CONFIG, WEIGHTS_DIR, read_manifest, write_manifest
@@ -40,7 +40,7 @@ LARGE = 16 * 2**20
 GOLDEN_SIDE = 64
 
 
-def embed_checkpoint(model: nn.Module, tag: str, entry: dict[str, Any], directory: Path = WEIGHTS_DIR) -> str:
+def embed_checkpoint(model: nn.Module, tag: str, trained: Mapping[str, object], directory: Path = WEIGHTS_DIR) -> str:
     """Put a trained model's weights among those that ship with the package, and its entry into the manifest.
 
     Weights of more than 16 MiB are kept in float16. What was found out later of the same weights stays: their figures
@@ -49,17 +49,18 @@ def embed_checkpoint(model: nn.Module, tag: str, entry: dict[str, Any], director
     Args:
         model: timm model of a registered architecture, or one of SMP's that `smp.networks` made or loaded.
         tag: Names the weights: ``cifar10`` in ``resnet20_lasilu.cifar10``.
-        entry: What the training knows: results, data, recipe, versions, and ``label_names``.
+        trained: What the training knows: results, data, recipe, versions, and ``label_names``.
         directory: Weights folder.
 
     Returns:
         ``arch.tag``.
     """
-    of_smp: dict[str, Any] = {SMP_CONFIG: model.embedded_config()} if is_smp(model) else {}  # type: ignore[operator]
+    of_smp: dict[str, object] = {SMP_CONFIG: model.embedded_config()} if is_smp(model) else {}  # type: ignore[operator]
     built = model if of_smp else rebuild(model)
     if "alpha" in timm_compat.get_model_args(built):
         raise UserError("Weights ship for an architecture's own alpha alone; publish these by save_pretrained.")
-    cfg: dict[str, Any] = built.pretrained_cfg  # type: ignore[assignment]
+    cfg = config_of(built)
+    held: Mapping[str, object] = cfg
     name = embedded_name(built, tag)
     path = directory / f"{name}.safetensors"
     parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -76,16 +77,17 @@ def embed_checkpoint(model: nn.Module, tag: str, entry: dict[str, Any], director
         "dtype": str(stored[next(name for name, _ in model.named_parameters())].dtype).removeprefix("torch."),
         "activations": activation_fingerprint(model),
         "pretrained_cfg": {
-            **{key: cfg[key] for key in KEPT_CFG if key in cfg},
+            **{key: held[key] for key in KEPT_CFG if key in held},
             "num_classes": model.num_classes,
-            "label_names": entry.pop("label_names"),
+            "label_names": trained["label_names"],
         },
         **of_smp,
     }
     manifest = read_manifest(directory)
-    known: Mapping[str, Any] = manifest.get(name, {})
+    known: Mapping[str, object] = manifest.get(name, {})
+    rest = {key: value for key, value in trained.items() if key != "label_names"}
     later = {key: known[key] for key in LATER if key in known and known["sha256"] == described["sha256"]}
-    written = check_record(Entry, {**described, **entry, **later}, name)
+    written = check_record(Entry, {**described, **rest, **later}, name)
     write_manifest({**manifest, name: written}, directory)
     return name
 

@@ -4,6 +4,7 @@ A file of JSON lines, one written after each set.
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,7 @@ class ResultCache:
         if recipe is not None and recipe not in self._sets:
             self._write({"recipe": recipe, "set": images})
 
-    def _write(self, line: dict[str, Any]) -> None:
+    def _write(self, line: Mapping[str, object]) -> None:
         # as they are now: another process may measure into this folder too
         write_whole(self._path, "".join(f"{each}\n" for each in (*self._lines(), json.dumps(line))))
         self._remember(line)
@@ -54,7 +55,7 @@ class ResultCache:
         """The whole lines there are; what earlier versions were writing when they were stopped is none."""
         return self._path.read_text().split("\n")[:-1] if self._path.exists() else []
 
-    def _remember(self, line: dict[str, Any]) -> None:
+    def _remember(self, line: Any) -> None:
         if "recipe" in line:
             self._sets[line["recipe"]] = line["set"]
         elif "calibration_error" in line:  # without it, of a version that did not measure it: measured again

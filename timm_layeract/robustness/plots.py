@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -11,7 +10,7 @@ from torch import Tensor
 from .._utils.files import SIGNIFICANT
 from .._utils.plotting import new_figure, save_figure
 from .corruptions.constants import SEVERITIES
-from .records import Robustness
+from .records import ReportedTest, Robustness
 
 __all__ = ["plot_categories", "plot_forest", "plot_severities", "plot_strip"]
 
@@ -35,7 +34,7 @@ def plot_categories(result: Robustness, path: Path) -> None:
     save_figure(figure, path)
 
 
-def plot_forest(model: str, comparisons: Sequence[Mapping[str, Any]], path: Path) -> None:
+def plot_forest(model: str, comparisons: Sequence[ReportedTest], path: Path) -> None:
     """Differences of one model to others with their 95 % intervals, a panel each; hypotheses are black.
 
     Args:

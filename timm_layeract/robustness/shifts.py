@@ -1,10 +1,10 @@
 """Accuracy under attacks, rotations and translations: `layeract shifts`."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import cast
 
 import torch
 import torchvision.transforms.v2.functional as transforms
@@ -22,18 +22,19 @@ from ..networks import Network
 from .accuracy import BATCH
 from .attacks import fgsm, pgd
 from .measure import measured_in
+from .records import Kind, ShiftRun, Shifts
 from .run import load_test_set
 
 __all__ = ["KINDS", "measure_shifts", "rotated", "shifts", "translated"]
 
 # Strengths: L-infinity distance in 1/255, degrees, percent of the side.
-KINDS: dict[str, tuple[int, ...]] = {
+KINDS: dict[Kind, tuple[int, ...]] = {
     "fgsm": (1, 2, 4, 8),
     "pgd": (1, 2, 4, 8),
     "rotation": (5, 10, 20, 30),
     "translation": (5, 10, 15, 20),
 }
-UNITS = {"fgsm": "/255", "pgd": "/255", "rotation": "°", "translation": " %"}
+UNITS: dict[Kind, str] = {"fgsm": "/255", "pgd": "/255", "rotation": "°", "translation": " %"}
 BILINEAR = transforms.InterpolationMode.BILINEAR
 
 
@@ -50,7 +51,7 @@ def translated(images: Tensor, percent: float) -> list[Tensor]:
     return [transforms.affine(images, 0.0, [*move], 1.0, [0.0, 0.0]) for move in moves]
 
 
-def changed(kind: str, strength: float, network: Network, steps: int, images: Tensor, labels: Tensor) -> list[Tensor]:
+def changed(kind: Kind, strength: float, network: Network, steps: int, images: Tensor, labels: Tensor) -> list[Tensor]:
     """What an attack or shift makes of a batch in [0, 1]; the accuracy is the mean over the list."""
     if kind == "rotation":
         return rotated(images, strength)
@@ -65,11 +66,11 @@ def changed(kind: str, strength: float, network: Network, steps: int, images: Te
 def measure_shifts(
     networks: Sequence[Network],
     clean: ImageSplit,
-    kinds: Sequence[str] = tuple(KINDS),
+    kinds: Sequence[Kind] = tuple(KINDS),
     *,
     steps: int = 10,
     progress: bool = True,
-) -> list[dict[str, Any]]:
+) -> list[ShiftRun]:
     """Accuracy in percent of every network, clean and at each strength of each kind.
 
     Args:
@@ -82,19 +83,24 @@ def measure_shifts(
     Returns:
         For each network ``model``, ``source``, ``seed``, ``clean``, and each kind's list of accuracies.
     """
-    jobs = [(kind, strength) for kind in kinds for strength in KINDS[kind]]
-    runs = []
+    runs: list[ShiftRun] = []
     with progress_bar(progress) as bar:
-        task = bar.add_task("shifts", total=len(networks) * (1 + len(jobs)))
+        task = bar.add_task("shifts", total=len(networks) * (1 + sum(len(KINDS[kind]) for kind in kinds)))
         for network in networks:
             bar.update(task, description=network.source)
-            run: dict[str, Any] = {"model": network.label, "source": network.source, "seed": network.seed}
-            run["clean"] = _accuracy(network, clean, lambda images, labels: [images])
+            run: ShiftRun = {
+                "model": network.label,
+                "source": network.source,
+                "seed": network.seed,
+                "clean": _accuracy(network, clean, lambda images, labels: [images]),
+            }
             bar.advance(task)
-            for kind, strength in jobs:
-                change = partial(changed, kind, strength, network, steps)
-                run.setdefault(kind, []).append(_accuracy(network, clean, change))
-                bar.advance(task)
+            for kind in kinds:
+                run[kind] = []
+                for strength in KINDS[kind]:
+                    change = partial(changed, kind, strength, network, steps)
+                    run[kind].append(_accuracy(network, clean, change))
+                    bar.advance(task)
             runs.append(run)
     return runs
 
@@ -125,7 +131,7 @@ def shifts(
     data_name: str | None = None,
     progress: bool = True,
     report: Callable[[str], None] = print,
-) -> dict[str, Any]:
+) -> Shifts:
     """Measure models by name and write shifts.json, .md and .png; arguments as `run.robustness` and `measure_shifts`.
 
     Raises:
@@ -136,10 +142,11 @@ def shifts(
         raise UserError(f"There is no shift {unknown[0]!r}; {did_you_mean(unknown[0], KINDS)}")
     check_folder(Path(output))
     networks, clean = load_test_set(models, seeds, data, limit, progress, columns)
-    runs = measure_shifts(networks, clean, kinds or tuple(KINDS), steps=steps, progress=progress)
-    result = {
+    chosen = [cast(Kind, kind) for kind in kinds or KINDS]
+    runs = measure_shifts(networks, clean, chosen, steps=steps, progress=progress)
+    result: Shifts = {
         "data": {"name": data_name or dataset_name(data), "images": len(clean), "sha256": clean.sha256()},
-        "strengths": {kind: list(KINDS[kind]) for kind in kinds or KINDS},
+        "strengths": {kind: list(KINDS[kind]) for kind in chosen},
         "pgd_steps": steps,
         "runs": runs,
         **measured_in(networks[0]),
@@ -153,16 +160,16 @@ def shifts(
     return result
 
 
-def _columns(result: Mapping[str, Any]) -> dict[str, dict[str, list[list[float]]]]:
+def _columns(result: Shifts) -> dict[str, dict[Kind, list[list[float]]]]:
     """Model -> kind (``clean`` too) -> accuracies of each seed, clean first."""
-    found: dict[str, dict[str, list[list[float]]]] = {}
+    found: dict[str, dict[Kind, list[list[float]]]] = {}
     for run in result["runs"]:
         for kind in result["strengths"]:
             found.setdefault(run["model"], {}).setdefault(kind, []).append([run["clean"], *run[kind]])
     return found
 
 
-def _table(result: Mapping[str, Any]) -> str:
+def _table(result: Shifts) -> str:
     head = ["model", "seeds", "clean"]
     head += [f"{kind} {s}{UNITS[kind]}" for kind, strengths in result["strengths"].items() for s in strengths]
     rows = []
@@ -179,7 +186,7 @@ def _table(result: Mapping[str, Any]) -> str:
     return f"{markdown_table(head, rows)}\n\n{note}"
 
 
-def _plot(result: Mapping[str, Any], path: Path) -> None:
+def _plot(result: Shifts, path: Path) -> None:
     figure, axes = new_figure(1, len(result["strengths"]), 2.8, 2.6)
     for panel, (kind, strengths) in zip(axes[0], result["strengths"].items(), strict=True):
         for model, kinds in _columns(result).items():

@@ -6,9 +6,8 @@ before the runs that test them, so their p-values stand as they are; all others 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -19,9 +18,9 @@ from .._utils.writing import check_folder, write_whole
 from ..errors import UserError, did_you_mean
 from .measure import figures_of
 from .plots import plot_forest
-from .records import MeasuredModel, Robustness
+from .records import MeasuredModel, ReportedTest, Robustness, Significance
 
-__all__ = ["HYPOTHESES", "Comparison", "compare", "compare_models", "holm", "significance"]
+__all__ = ["HYPOTHESES", "PairedTest", "compare_models", "holm", "paired_test", "significance"]
 
 CONFIDENCE = 0.95
 T_TEST, WILCOXON = "paired t-test", "Wilcoxon"
@@ -31,8 +30,8 @@ HYPOTHESES = ("clean", "common", GAUSSIAN_NOISE)
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """One paired comparison.
+class PairedTest:
+    """A paired test of samples a and b.
 
     Attributes:
         pairs: Number of pairs.
@@ -51,7 +50,7 @@ class Comparison:
     effect: float
 
 
-def compare(a: Sequence[float], b: Sequence[float]) -> Comparison:
+def paired_test(a: Sequence[float], b: Sequence[float]) -> PairedTest:
     """Compare paired samples, three pairs at least.
 
     Raises:
@@ -62,7 +61,7 @@ def compare(a: Sequence[float], b: Sequence[float]) -> Comparison:
         raise UserError(f"A paired test needs three pairs at least, got samples of {len(first)} and {len(second)}.")
     difference = first - second
     if not difference.any():
-        return Comparison(len(first), 0.0, (0.0, 0.0), WILCOXON, 1.0, 0.0)
+        return PairedTest(len(first), 0.0, (0.0, 0.0), WILCOXON, 1.0, 0.0)
     if _is_normal(first) and _is_normal(second) and np.ptp(difference) > 0:
         tested = stats.ttest_rel(first, second)
         interval, test, effect = (
@@ -76,7 +75,7 @@ def compare(a: Sequence[float], b: Sequence[float]) -> Comparison:
         effect = np.sum(ranks * np.sign(difference[difference != 0])) / ranks.sum()
         interval = _bootstrap(difference)
     low, high = interval
-    return Comparison(
+    return PairedTest(
         len(first), float(difference.mean()), (float(low), float(high)), test, float(tested.pvalue), float(effect)
     )
 
@@ -103,7 +102,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return list(map(float, adjusted))
 
 
-def significance(reports: Sequence[str | Path], model: str, output: str | Path) -> dict[str, Any]:
+def significance(reports: Sequence[str | Path], model: str, output: str | Path) -> Significance:
     """Compare one model with all others of robustness reports; write significance.json, .md and .png, a forest plot.
 
     Args:
@@ -120,7 +119,7 @@ def significance(reports: Sequence[str | Path], model: str, output: str | Path) 
     check_folder(Path(output))
     found = {str(report): _read_models(Path(report)) for report in reports}
     comparisons = compare_models(found, model)
-    result = {"model": model, "level": SIGNIFICANT, "comparisons": comparisons}
+    result: Significance = {"model": model, "level": SIGNIFICANT, "comparisons": comparisons}
     write_json(Path(output) / "significance.json", result)
     write_whole(Path(output) / "significance.md", markdown(result))
     plot_forest(model, comparisons, Path(output) / "significance.png")
@@ -134,7 +133,7 @@ def _read_models(report: Path) -> list[MeasuredModel]:
     return read_record(Robustness, path)["models"]
 
 
-def compare_models(reports: Mapping[str, Sequence[MeasuredModel]], model: str) -> list[dict[str, Any]]:
+def compare_models(reports: Mapping[str, Sequence[MeasuredModel]], model: str) -> list[ReportedTest]:
     """Compare one model with all others, in each measure; those beside the hypotheses are corrected together.
 
     Args:
@@ -142,13 +141,12 @@ def compare_models(reports: Mapping[str, Sequence[MeasuredModel]], model: str) -
         model: Label of the model, in each report.
 
     Returns:
-        ``report``, ``measure``, ``against``, the fields of `Comparison`, whether it is a ``hypothesis``, and
-        ``p_holm`` of each: of a hypothesis, which is a family of its own, p itself.
+        A test for each report, other model and measure, in this order.
 
     Raises:
         UserError: A report without the model or without another, or fewer than three seeds in common.
     """
-    rows: list[dict[str, Any]] = []
+    found: list[tuple[str, str, str, PairedTest]] = []
     for report, entries in reports.items():
         models = {entry["name"]: _by_seed(entry) for entry in entries}
         if model not in models:
@@ -164,10 +162,24 @@ def compare_models(reports: Mapping[str, Sequence[MeasuredModel]], model: str) -
                 )
             for measure in own[seeds[0]]:
                 pair = [[each[seed][measure] for seed in seeds] for each in (own, runs)]
-                of = {"report": report, "measure": measure, "against": other, "hypothesis": measure in HYPOTHESES}
-                rows.append({**of, **asdict(compare(*pair))})
-    adjusted = iter(holm([row["p"] for row in rows if not row["hypothesis"]]))
-    return [{**row, "p_holm": row["p"] if row["hypothesis"] else next(adjusted)} for row in rows]
+                found.append((report, measure, other, paired_test(*pair)))
+    adjusted = iter(holm([tested.p for _, measure, _, tested in found if measure not in HYPOTHESES]))
+    return [
+        {
+            "report": report,
+            "measure": measure,
+            "against": other,
+            "hypothesis": measure in HYPOTHESES,
+            "pairs": tested.pairs,
+            "difference": tested.difference,
+            "interval": tested.interval,
+            "test": tested.test,
+            "p": tested.p,
+            "effect": tested.effect,
+            "p_holm": tested.p if measure in HYPOTHESES else next(adjusted),
+        }
+        for report, measure, other, tested in found
+    ]
 
 
 def _by_seed(model: MeasuredModel) -> dict[int, dict[str, float]]:
@@ -184,7 +196,7 @@ def _by_seed(model: MeasuredModel) -> dict[int, dict[str, float]]:
     return found
 
 
-def markdown(result: Mapping[str, Any]) -> str:
+def markdown(result: Significance) -> str:
     """Differences and p-values with a column for each competitor, and every comparison in full."""
     rows = result["comparisons"]
     full = [

@@ -1,11 +1,11 @@
 """What makes a run this one and no other: what its folder is known by, and its result begins with."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 
 from .._utils.records import check_record
+from .._utils.timm_types import config_of
 from ..checkpoints.fingerprint import activation_fingerprint
 from ..checkpoints.records import Identity
 from ..data.splits import Split
@@ -34,9 +34,8 @@ def identify(
     """
     train, validation, test = splits["train"], splits.get("validation"), splits.get("test")
     held = 0 if validation else round(len(train) * recipe.validation_fraction)
-    cfg: Mapping[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
     identity = {
-        "model": cfg["architecture"],
+        "model": config_of(model)["architecture"],
         "activations": activation_fingerprint(model),
         "started_from": started_from,
         "recipe": recipe.to_dict(),

@@ -5,12 +5,11 @@ are cropped at random from their files (`train_crop_mode`). Either way no image 
 evaluated by is what `layeract evaluate` takes.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
 from timm.data import resolve_data_config
 from torch import nn
+from typing_extensions import TypedDict
 
+from .._utils.timm_types import DataConfig, PretrainedConfig, config_of
 from ..data.brightness import record_brightness
 from ..data.splits import Split
 from ..data.views import View
@@ -18,10 +17,24 @@ from .recipe import Recipe
 
 __all__ = ["evaluation_settings", "record_preprocessing", "test_view", "training_size", "training_view"]
 
-Config = Mapping[str, Any]
+
+class RandomCrops(TypedDict):
+    """Arguments of `timm.data.create_transform` for random crops."""
+
+    input_size: tuple[int, int, int]
+    is_training: bool
+    train_crop_mode: str
+    scale: tuple[float, float] | None
+    ratio: tuple[float, float] | None
+    hflip: float
+    color_jitter: float | None
+    auto_augment: str | None
+    interpolation: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
 
 
-def training_size(recipe: Recipe, config: Config) -> tuple[int, int]:
+def training_size(recipe: Recipe, config: PretrainedConfig) -> tuple[int, int]:
     """(H, W) of the images that a network of this config is trained on."""
     if recipe.image_size:
         return recipe.image_size
@@ -29,7 +42,7 @@ def training_size(recipe: Recipe, config: Config) -> tuple[int, int]:
     return height, width
 
 
-def evaluation_settings(recipe: Recipe, config: Config) -> dict[str, Any]:
+def evaluation_settings(recipe: Recipe, config: PretrainedConfig) -> DataConfig:
     """How held-out and test images are prepared: as the network's config says, but for what the recipe says.
 
     Args:
@@ -42,26 +55,30 @@ def evaluation_settings(recipe: Recipe, config: Config) -> dict[str, Any]:
     size, crop_pct = recipe.test_size or recipe.image_size, recipe.crop_pct
     if recipe.train_crop_mode is None and size is not None and crop_pct is None:
         crop_pct = 1.0
-    given: dict[str, Any] = {"crop_pct": crop_pct, "crop_mode": recipe.crop_mode, "interpolation": recipe.interpolation}
+    given: dict[str, object] = {
+        "crop_pct": crop_pct,
+        "crop_mode": recipe.crop_mode,
+        "interpolation": recipe.interpolation,
+    }
     if size is not None:
         given["input_size"] = (config["input_size"][0], *size)
-    settings: dict[str, Any] = resolve_data_config(given, pretrained_cfg=dict(config), use_test_size=size is None)
+    settings: DataConfig = resolve_data_config(given, pretrained_cfg=dict(config), use_test_size=size is None)
     return settings
 
 
-def training_view(recipe: Recipe, config: Config) -> View:
+def training_view(recipe: Recipe, config: PretrainedConfig) -> View:
     """What a network sees of training images, and of those that are held out of them."""
     settings = evaluation_settings(recipe, config)
     size = training_size(recipe, config)
     if recipe.train_crop_mode is not None:
-        return View.of(settings, _random_crops(recipe, size, settings))
+        return View.of(settings, _random_crops(recipe, recipe.train_crop_mode, size, settings))
     if size == settings["input_size"][1:]:
         return View.of(settings)
     crop_pct = recipe.crop_pct or (1.0 if recipe.image_size else config.get("crop_pct"))
     return View.of(settings, {**settings, "input_size": (3, *size), "crop_pct": crop_pct})
 
 
-def test_view(recipe: Recipe, config: Config) -> View:
+def test_view(recipe: Recipe, config: PretrainedConfig) -> View:
     """What a network sees of images that it is tested on; with ten crops, what those are cut from."""
     settings = evaluation_settings(recipe, config)
     if recipe.ten_crop is not None:
@@ -69,12 +86,12 @@ def test_view(recipe: Recipe, config: Config) -> View:
     return View.of(settings)
 
 
-def _random_crops(recipe: Recipe, size: tuple[int, int], settings: Config) -> dict[str, Any]:
+def _random_crops(recipe: Recipe, mode: str, size: tuple[int, int], settings: DataConfig) -> RandomCrops:
     """Settings of timm's transforms for training; images are erased, mixed and normalised where the network is."""
     return {
         "input_size": (3, *size),
         "is_training": True,
-        "train_crop_mode": recipe.train_crop_mode,
+        "train_crop_mode": mode,
         "scale": recipe.scale,
         "ratio": recipe.ratio,
         "hflip": 0.5 if recipe.flip else 0.0,
@@ -95,16 +112,16 @@ def record_preprocessing(network: nn.Module, recipe: Recipe, train: Split) -> No
 
 def _record_evaluation(network: nn.Module, recipe: Recipe) -> None:
     """Write into a classifier's config the sizes of its images, and how those that it was evaluated on were made."""
-    config: dict[str, Any] = dict(network.pretrained_cfg)  # type: ignore[arg-type]
+    config: PretrainedConfig = {**config_of(network)}
     settings, size = evaluation_settings(recipe, config), training_size(recipe, config)
-    channels, *tested = settings["input_size"]
-    for key in ("crop_mode", "interpolation"):
-        config[key] = settings[key]
+    channels, height, width = settings["input_size"]
+    config["crop_mode"] = settings["crop_mode"]
+    config["interpolation"] = settings["interpolation"]
     config["input_size"] = (channels, *size)
-    if tuple(tested) == size:
+    if (height, width) == size:
         config.pop("test_input_size", None)
         config.pop("test_crop_pct", None)
         config["crop_pct"] = settings["crop_pct"]
     else:
-        config |= {"test_input_size": (channels, *tested), "test_crop_pct": settings["crop_pct"]}
+        config |= {"test_input_size": settings["input_size"], "test_crop_pct": settings["crop_pct"]}
     network.pretrained_cfg = config  # type: ignore[assignment]

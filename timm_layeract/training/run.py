@@ -10,13 +10,13 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from accelerate.utils import set_seed
 
 from .._utils.names import dataset_name
+from .._utils.timm_types import PretrainedConfig
 from ..checkpoints.records import Identity, Result
 from ..checkpoints.save import save_pretrained
 from ..data.splits import Split, holdout
@@ -88,7 +88,7 @@ def prepare(start: Start, recipe: Recipe, data: str, progress: bool) -> tuple[to
 
 
 def open_splits(
-    data: str, recipe: Recipe, config: Mapping[str, Any], progress: bool, labelled: bool = True
+    data: str, recipe: Recipe, config: PretrainedConfig, progress: bool, labelled: bool = True
 ) -> Mapping[str, Split]:
     """The splits of a data set by name, as the recipe's task reads them; see `NamedTask.splits`."""
     state = process_state()

@@ -1,6 +1,5 @@
 """Classification of images as a task: augmented images, cross-entropy, top-1 accuracy; adversarial training."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from timm.loss import BinaryCrossEntropy
 from torch import Tensor, nn
 from torchvision.transforms.functional import resize, ten_crop
 
+from ..._utils.timm_types import PretrainedConfig
 from ...data.augment import SampleRandom, normalize, random_crop_flip, random_erase
 from ...data.classes import check_channels
 from ...data.columns import Columns
@@ -72,7 +72,7 @@ class Classification:
 
     @staticmethod
     def splits(
-        source: str, recipe: Recipe, config: Mapping[str, Any], progress: bool, labelled: bool = True
+        source: str, recipe: Recipe, config: PretrainedConfig, progress: bool, labelled: bool = True
     ) -> dict[str, Images]:
         """The data set, as the network sees its images, see `training.preprocessing`."""
         if not config:

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from ..._utils.timm_types import PretrainedConfig
 from ...data.augment import SampleRandom
 from ...data.splits import Split
 from ..recipe import Recipe
@@ -66,7 +67,7 @@ class NamedTask(Task, Protocol):
 
     @staticmethod
     def splits(
-        source: str, recipe: Recipe, config: Mapping[str, Any], progress: bool, labelled: bool = True
+        source: str, recipe: Recipe, config: PretrainedConfig, progress: bool, labelled: bool = True
     ) -> Mapping[str, Split]:
         """The data set by name: ``"train"``, and where there are such, ``"test"`` and ``"validation"``.
 

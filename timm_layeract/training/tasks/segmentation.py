@@ -5,7 +5,7 @@ the batch is shared out, and leaves samples without foreground out. Targets hold
 was padded: there nothing counts. Of several classes they hold each pixel's class, see `many_classes`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 from torchvision.transforms.functional import InterpolationMode, resize
 
+from ..._utils.timm_types import PretrainedConfig
 from ...data.augment import SampleRandom, normalize
 from ...data.augment_masks import NUMBERS, TURN, random_windows
 from ...data.classes import check_channels
@@ -112,7 +113,7 @@ class Segmentation:
 
     @staticmethod
     def splits(
-        source: str, recipe: Recipe, config: Mapping[str, Any], progress: bool, labelled: bool = True
+        source: str, recipe: Recipe, config: PretrainedConfig, progress: bool, labelled: bool = True
     ) -> dict[str, Masks]:
         """The data set, at the sizes that its images have."""
         columns = Columns(recipe.image_column, recipe.label_column)

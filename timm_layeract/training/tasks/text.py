@@ -3,12 +3,12 @@
 Nothing is augmented.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
+from ..._utils.timm_types import PretrainedConfig
 from ...data.augment import SampleRandom
 from ...data.texts import TextSplit, load_text_splits
 from ...errors import UserError
@@ -49,7 +49,7 @@ class TextClassification(Classification):
 
     @staticmethod
     def splits(  # type: ignore[override]
-        source: str, recipe: Recipe, config: Mapping[str, Any], progress: bool, labelled: bool = True
+        source: str, recipe: Recipe, config: PretrainedConfig, progress: bool, labelled: bool = True
     ) -> dict[str, TextSplit]:
         """The data set with its labels, in any case; its words are numbered by the training texts."""
         return load_text_splits(source, recipe.vocab_size, recipe.max_tokens, progress, recipe.label_column)
