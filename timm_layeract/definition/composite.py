@@ -63,11 +63,10 @@ def layer_normalize(x: Tensor, alpha: float = DEFAULT_ALPHA) -> Tensor:
 
     Args:
         x: Shape ``(N, *)`` with at least one dimension after the batch; any floating dtype.
-        alpha: Added to the variance; a constant sample normalises to zeros (in float16 and bfloat16 to within
-            ``1e-7 * |x| / sqrt(alpha)``, since the sample is not shifted there).
+        alpha: Added to the variance; a constant sample normalises to zeros.
 
     Returns:
-        Tensor of the shape, dtype and memory format of `x` (float32 where autocast widens ``layer_norm``).
+        Tensor of the shape, dtype and memory format of `x`.
 
     Raises:
         ValueError: `x` has no dimension but the batch.
@@ -75,17 +74,17 @@ def layer_normalize(x: Tensor, alpha: float = DEFAULT_ALPHA) -> Tensor:
     """
     check_input(x)
     channels_last = x.dim() > 2 and x.stride(1) == 1
-    samples = x.movedim(1, -1) if channels_last else x
-    if x.dtype == torch.float32 or x.dtype == torch.float64:
-        # n does not depend on a shift of the sample, and taking one of its own elements away is nearly exact: it
-        # keeps the digits that a large mean would cost (mean 1e4, std 1: error in n 1e-3 without, 1e-6 with).
-        # Detached, because the derivative along a shift is zero.
-        first = samples.detach()
-        for _ in range(1, x.dim()):  # cuts each dimension to its first element, and comes round to their order
-            first = first[:, :1].movedim(1, -1)
-        samples = samples - first
+    # Wide before anything else: `layer_norm` of bfloat16 keeps its mean in bfloat16 for backward.
+    samples = (x.movedim(1, -1) if channels_last else x).to(torch.promote_types(x.dtype, torch.float32))
+    # n does not depend on a shift of the sample, and taking one of its own elements away is nearly exact: it keeps the
+    # digits that a large mean would cost (mean 1e4, std 1: error in n 1e-3 without, 1e-6 with). Detached, because the
+    # derivative along a shift is zero.
+    first = samples.detach()
+    for _ in range(1, x.dim()):  # cuts each dimension to its first element, and comes round to their order
+        first = first[:, :1].movedim(1, -1)
+    samples = samples - first
     # Over the sample's own shape: flattening it first would tie an exported graph to sizes that divide evenly.
-    n = F.layer_norm(samples, samples.shape[1:], eps=alpha)
+    n = F.layer_norm(samples, samples.shape[1:], eps=alpha).to(x.dtype)
     return n.movedim(-1, 1) if channels_last else n
 
 
