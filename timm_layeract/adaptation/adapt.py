@@ -13,7 +13,7 @@ from copy import deepcopy
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from accelerate.utils import set_seed
@@ -27,7 +27,7 @@ from .._utils.records import check_record
 from .._utils.timm_types import config_of
 from ..checkpoints import records
 from ..checkpoints.manifest import HUB_FILE
-from ..checkpoints.records import Identity, Result
+from ..checkpoints.records import Identity, Result, Scores
 from ..checkpoints.save import is_smp, save_pretrained, save_weights
 from ..compat.torch import BatchNorm
 from ..data.classes import check_classes, label_names
@@ -57,6 +57,7 @@ from .target import target_network
 __all__ = ["adapt", "adapt_by_options"]
 
 Splits = Mapping[str, Split]
+Options = TypeVar("Options", Adaptation, Execution)
 
 
 def adapt(
@@ -95,12 +96,14 @@ def adapt(
             with parameters of its own; `unlabelled` without `distill`; everything that training refuses.
     """
 
-    def take(kind: type) -> dict[str, Any]:
-        return {field.name: options.pop(field.name) for field in dataclasses.fields(kind) if field.name in options}
+    def take(kind: type[Options]) -> Options:
+        return kind(
+            **{field.name: options.pop(field.name) for field in dataclasses.fields(kind) if field.name in options}
+        )
 
     alpha = options.pop("alpha", None)
-    to = to if alpha is None else with_alpha(to, alpha)
-    adaptation, execution = Adaptation(to=to, **take(Adaptation)), Execution(**take(Execution))
+    options["to"] = to if alpha is None else with_alpha(to, alpha)
+    adaptation, execution = take(Adaptation), take(Execution)
     called = data_name or (dataset_name(data) if isinstance(data, str) else "data")
     folder = None if output is None else Path(output)
 
@@ -206,7 +209,8 @@ def _run(trainer: Trainer, teacher: nn.Module, identity: Identity, splits: Split
     stages, seconds = _statistics(trainer, teacher, identity["adaptation"]["statistics_batches"])
     trainer.resume()
     fit(trainer)
-    stages += [{"stage": f"epoch {record.epoch + 1}", **record.val} for record in trainer.history]
+    last = list(stages.values())[-1]
+    stages |= {f"epoch {record.epoch + 1}": record.val for record in trainer.history}
     if trainer.history:
         trainer.load_best()
     elif trainer.accelerator.is_main_process:
@@ -218,7 +222,7 @@ def _run(trainer: Trainer, teacher: nn.Module, identity: Identity, splits: Split
     evaluate = {name: partial(_figure, trainer, network, monitor) for name, network in networks.items()}
     adaptation = {
         **identity["adaptation"],
-        "stages": stages,
+        "stages": [{"stage": stage, **figures} for stage, figures in stages.items()],
         "test_before": trainer.evaluate(test, teacher) if test else None,
         "noise": {
             "images": len(noisy),
@@ -231,7 +235,7 @@ def _run(trainer: Trainer, teacher: nn.Module, identity: Identity, splits: Split
         **identity,
         "adaptation": check_record(records.Adaptation, adaptation, "adaptation"),
         "best_epoch": trainer.best.epoch + 1 if trainer.history else 0,
-        "validation": trainer.best.val if trainer.history else _figures(stages[-1]),
+        "validation": trainer.best.val if trainer.history else last,
         "dead_units": trainer.best.dead if trainer.history else None,
         "test": {**trainer.evaluate(test), "images": len(test)} if test else None,
     }
@@ -243,10 +247,10 @@ def _run(trainer: Trainer, teacher: nn.Module, identity: Identity, splits: Split
         trainer.report(write_report(result, trainer.output))
 
 
-def _statistics(trainer: Trainer, teacher: nn.Module, batches: int) -> tuple[list[dict[str, Any]], float]:
+def _statistics(trainer: Trainer, teacher: nn.Module, batches: int) -> tuple[dict[str, Scores], float]:
     """Re-estimate BatchNorm's statistics; returns the held-out figures of each stage, and the seconds it took."""
     networks = {"original": teacher, "swapped": trainer.evaluated}
-    stages = [{"stage": name, **trainer.evaluate(trainer.val_data, each)} for name, each in networks.items()]
+    stages = {name: trainer.evaluate(trainer.val_data, each) for name, each in networks.items()}
     started = time.perf_counter()
     if not any(isinstance(module, BatchNorm) for module in trainer.unwrapped.modules()):
         trainer.report("The network has no BatchNorm: there are no statistics to re-estimate.")
@@ -258,14 +262,10 @@ def _statistics(trainer: Trainer, teacher: nn.Module, batches: int) -> tuple[lis
             trainer.ema.set(trainer.unwrapped)
     seconds = time.perf_counter() - started
     if batches:
-        stages.append({"stage": "re-estimated", **trainer.evaluate(trainer.val_data)})
-    for stage in stages:
-        trainer.report(f"{stage['stage']:12}  held-out {show_figures(_figures(stage))}")
+        stages["re-estimated"] = trainer.evaluate(trainer.val_data)
+    for stage, figures in stages.items():
+        trainer.report(f"{stage:12}  held-out {show_figures(figures)}")
     return stages, seconds
-
-
-def _figures(stage: Mapping[str, Any]) -> dict[str, float]:
-    return {name: value for name, value in stage.items() if name != "stage"}
 
 
 def _figure(trainer: Trainer, network: nn.Module, monitor: str, split: Any) -> float:

@@ -42,7 +42,7 @@ PICKLES = (".bin", ".pth", ".pt", ".tar", ".ckpt", ".pkl")
 CONVERT = "Convert it once by `layeract convert FILE --arch ARCH --out FOLDER`, and load local-dir:FOLDER."
 
 
-def verified_weights(cfg: Mapping[str, Any], cache_dir: str | Path | None = None) -> Path | None:
+def verified_weights(cfg: Mapping[str, object], cache_dir: str | Path | None = None) -> Path | None:
     """The weight file that timm is about to load for a pretrained_cfg, downloaded and checked.
 
     Args:

@@ -11,12 +11,13 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Final, cast
 
 from .._utils.files import mean_and_deviation, write_json
-from .._utils.records import check_record, schema_of
+from .._utils.records import check_record, read_record, schema_of
+from .._utils.timm_types import PretrainedConfig
 from ..errors import UserError, did_you_mean
-from .records import Corrupted, Entry
+from .records import Corrupted, DataSet, Entry, RecipeRecord
 
 __all__ = [
     "CARDS_DIR",
@@ -82,10 +83,9 @@ def write_manifest(manifest: Mapping[str, Entry], directory: Path = WEIGHTS_DIR)
     write_json(directory / MANIFEST, dict(sorted(manifest.items())))
 
 
-def read_data_sets() -> dict[str, dict[str, Any]]:
-    """What is known of each data set, by the name that results call it: Hub id, licence, home page, description."""
-    known: dict[str, dict[str, Any]] = json.loads((WEIGHTS_DIR / DATA_SETS).read_text())
-    return known
+def read_data_sets() -> dict[str, DataSet]:
+    """What is known of each data set, by the name that results call it."""
+    return read_record(dict[str, DataSet], WEIGHTS_DIR / DATA_SETS)
 
 
 def find_entry(name: str, manifest: Mapping[str, Entry]) -> tuple[str, Entry]:
@@ -100,23 +100,23 @@ def find_entry(name: str, manifest: Mapping[str, Entry]) -> tuple[str, Entry]:
     raise UserError(f"There are no trained weights {name!r}; {did_you_mean(name, manifest)}")
 
 
-def training_length(recipe: Mapping[str, Any]) -> str:
+def training_length(recipe: RecipeRecord) -> str:
     """How long a recipe trains: ``72 epochs``, or ``64,000 steps``."""
     return f"{recipe['epochs']} epochs" if recipe["epochs"] else f"{recipe['steps']:,} steps"
 
 
-def monitor_of(figures: Mapping[str, Any]) -> str:
+def monitor_of(figures: Mapping[str, float]) -> str:
     """Which of a task's figures it is judged by: ``top1``, or ``iou`` of segmentation."""
     return "iou" if "iou" in figures else "top1"
 
 
-def headline(figures: Mapping[str, Any]) -> str:
+def headline(figures: Mapping[str, float]) -> str:
     """The figure that a task is judged by, as ``88.86 % top-1`` or ``82.10 % IoU``."""
     monitor = monitor_of(figures)
     return f"{figures[monitor]:.2f} % {FIGURES[monitor]}"
 
 
-def over_seeds(entry: Mapping[str, Any]) -> str | None:
+def over_seeds(entry: Entry) -> str | None:
     """The test figure as ``88.10 ± 0.21 (3)``: mean, deviation and number of seeds; None for a single one."""
     scores = [seed["test"][monitor_of(seed["test"])] for seed in entry.get("seeds", [])]
     if len(scores) < 2:
@@ -126,7 +126,7 @@ def over_seeds(entry: Mapping[str, Any]) -> str | None:
 
 def pretrained_cfgs(
     architecture: str, manifest: Mapping[str, Entry], directory: Path = WEIGHTS_DIR
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, PretrainedConfig]:
     """timm pretrained_cfg fields of an architecture's checkpoints, by ``arch.tag``.
 
     They name the embedded file where it is there, else the pinned revision on the Hub; an entry that has neither (a
@@ -140,7 +140,8 @@ def pretrained_cfgs(
         if source:
             fields = {**entry["pretrained_cfg"], **source}
             # timm's configs hold tuples, which JSON turned into lists
-            cfgs[name] = {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
+            tupled = {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
+            cfgs[name] = cast(PretrainedConfig, tupled)
     return cfgs
 
 

@@ -10,10 +10,12 @@ from .._utils.records import Open, Pattern
 
 __all__ = [
     "Adaptation",
+    "ComparedModel",
     "ComparedModels",
     "Comparison",
     "Corrupted",
     "Data",
+    "DataSet",
     "Entry",
     "Environment",
     "Hub",
@@ -22,7 +24,7 @@ __all__ = [
     "Noise",
     "RecipeRecord",
     "Result",
-    "Seed",
+    "SeedScores",
     "SeededRecipe",
     "Stage",
 ]
@@ -61,6 +63,17 @@ class Data(TypedDict):
     train_sha256: Sha256
     test_sha256: Sha256 | None
     validation_sha256: NotRequired[Sha256]
+
+
+class DataSet(TypedDict):
+    """What is known of a data set: datasets.json. `hub_id` is None where it is not on the Hub."""
+
+    hub_id: str | None
+    test_split: str
+    license: str
+    homepage: str
+    description: str
+    citation: str
 
 
 class NetworksBySeverity(TypedDict):
@@ -155,7 +168,7 @@ class LoggedEpoch(TypedDict):
     dead: NotRequired[dict[str, float] | None]
 
 
-class Seed(TypedDict):
+class SeedScores(TypedDict):
     """The figures of a training from one seed."""
 
     seed: int
@@ -248,7 +261,7 @@ class Entry(Origin, Outcome, Environment):
     dtype: Literal["float16", "bfloat16", "float32"]
     pretrained_cfg: Annotated[PretrainedCfg, Open()]
     smp_config: NotRequired[Annotated[SmpConfig, Open()]]
-    seeds: NotRequired[list[Seed]]
+    seeds: NotRequired[list[SeedScores]]
     picture: NotRequired[Picture]
     results: NotRequired[str]
     corrupted: NotRequired[Corrupted]
@@ -257,7 +270,7 @@ class Entry(Origin, Outcome, Environment):
     hub: NotRequired[Hub]
 
 
-class ComparedRun(Seed, Environment):
+class ComparedRun(SeedScores, Environment):
     """One run of a comparison."""
 
 

@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from .._utils.names import LABELS_KEY
+from .._utils.timm_types import config_of
 from .._utils.writing import staging, write_whole
 from ..compat import timm as timm_compat
 from ..errors import UserError
@@ -114,14 +115,14 @@ def save_pretrained(model: nn.Module, directory: str | Path, label_names: tuple[
             model._hub_mixin_config[LABELS_KEY] = list(label_names)  # type: ignore[assignment,index,operator]
         model.save_pretrained(directory)  # type: ignore[operator]
         return type(model).__name__
-    if "architecture" not in getattr(model, "pretrained_cfg", {}):
+    if "architecture" not in config_of(model):
         raise UserError(f"{type(model).__name__} was not made by timm.create_model, so no config can describe it.")
     _check_savable(model)
     described = rebuild(model)
     with staging(Path(directory)) as staged:
         save_weights(model, staged / HUB_FILE)
         save_config(described, staged / HUB_FILE, label_names)
-    return described.pretrained_cfg["architecture"]  # type: ignore[index,return-value]
+    return config_of(described)["architecture"]
 
 
 def _check_savable(model: nn.Module) -> None:
@@ -152,7 +153,7 @@ def _check_savable(model: nn.Module) -> None:
 
 def save_config(model: nn.Module, weights: Path, label_names: tuple[str, ...] | None = None) -> None:
     """Write timm's config.json beside a weight file, with the file's hash in it."""
-    config: dict[str, Any] = {WEIGHTS_HASH_KEY: file_sha256(weights)}
+    config: dict[str, object] = {WEIGHTS_HASH_KEY: file_sha256(weights)}
     if label_names:
         config["label_names"] = list(label_names)
     timm_compat.save_config(model, weights.with_name("config.json"), config)
@@ -160,7 +161,7 @@ def save_config(model: nn.Module, weights: Path, label_names: tuple[str, ...] | 
 
 def rebuild(model: nn.Module) -> nn.Module:
     """Build (without memory) the registered architecture that describes a model's activations, or refuse."""
-    source_cfg: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
+    source_cfg = config_of(model)
     own = source_cfg["architecture"]
     args = without_records(timm_compat.get_model_args(model))
     if callable(args.get("act_layer")):  # which no config can hold

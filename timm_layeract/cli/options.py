@@ -72,7 +72,9 @@ def with_options(*without: str) -> Callable[[Callable[..., None]], Callable[...,
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         hints = get_type_hints(command, include_extras=True)
-        groups: dict[str, Any] = {name: hint for name, hint in hints.items() if dataclasses.is_dataclass(hint)}
+        groups: dict[str, type] = {
+            name: hint for name, hint in hints.items() if isinstance(hint, type) and dataclasses.is_dataclass(hint)
+        }
         parameters: list[inspect.Parameter] = []
         for name, parameter in inspect.signature(command).parameters.items():
             if name in groups:

@@ -1,16 +1,16 @@
 """huggingface_hub's names that differ between versions (tested: 0.34, 1.x, 2.x)."""
 
 import importlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from importlib.metadata import version
-from typing import Any
 
 import huggingface_hub
 from huggingface_hub.errors import EntryNotFoundError, FileMetadataError, HfHubHTTPError, OfflineModeIsEnabled
+from typing_extensions import TypedDict
 
 from ..errors import UserError
 
-__all__ = ["HUB_ERRORS", "OUT_OF_REACH", "evaluation_entries"]
+__all__ = ["HUB_ERRORS", "OUT_OF_REACH", "EvaluationResult", "evaluation_entries"]
 
 
 def _transport_errors() -> tuple[type[Exception], type[Exception] | tuple[type[Exception], ...]]:
@@ -34,8 +34,18 @@ _CALL_ERROR, OUT_OF_REACH = _transport_errors()
 HUB_ERRORS = (HfHubHTTPError, EntryNotFoundError, FileMetadataError, OfflineModeIsEnabled, _CALL_ERROR)
 
 
-def evaluation_entries(results: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Results as the Hub's ``.eval_results`` files hold them, from arguments of `EvalResultEntry`.
+class EvaluationResult(TypedDict):
+    """Arguments of `EvalResultEntry`."""
+
+    dataset_id: str
+    task_id: str
+    value: float
+    date: str
+    notes: str
+
+
+def evaluation_entries(results: Iterable[EvaluationResult]) -> list[dict[str, object]]:
+    """Results as the Hub's ``.eval_results`` files hold them.
 
     Raises:
         UserError: A version without them, before 1.4.

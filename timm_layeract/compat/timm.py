@@ -7,7 +7,7 @@ since 1.0.31; before that they are recorded here, where `create_model` calls the
 import functools
 import inspect
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -66,9 +66,9 @@ def update_model_args(model: nn.Module, **args: Any) -> None:
     model._model_args = {**getattr(model, "_model_args", {}), **args}  # type: ignore[assignment]
 
 
-def save_config(model: nn.Module, path: Path, config: dict[str, Any]) -> None:
+def save_config(model: nn.Module, path: Path, config: Mapping[str, object]) -> None:
     """Write timm's config.json of a network, with the fields of `config` added."""
-    _hub.save_config_for_hf(model, path, model_config=config)  # type: ignore[arg-type]
+    _hub.save_config_for_hf(model, path, model_config=dict(config))  # type: ignore[arg-type]
 
 
 def _get_device_dtype(module: nn.Module) -> DeviceAndDtype:
@@ -121,7 +121,7 @@ if not RECORDS_ARGUMENTS:
     _hub.save_config_for_hf = _with_arguments(_hub.save_config_for_hf)
 
 
-def _load_folder(path: Path, weights_only: bool = True) -> dict[str, Any]:
+def _load_folder(path: Path, weights_only: bool = True) -> dict[str, torch.Tensor]:
     return models.load_state_dict(str(Path(path) / "model.safetensors"), weights_only=weights_only)
 
 

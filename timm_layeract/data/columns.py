@@ -9,11 +9,27 @@ from typing import Any
 import datasets
 import torch
 from torch import Tensor
+from typing_extensions import TypedDict
 
 from ..errors import UserError, did_you_mean
 from .classes import map_classes
 
-__all__ = ["Columns", "choose_column", "encoded_columns", "has_hidden_labels", "image_column", "read_labels"]
+__all__ = [
+    "Columns",
+    "EncodedFile",
+    "choose_column",
+    "encoded_columns",
+    "has_hidden_labels",
+    "image_column",
+    "read_labels",
+]
+
+
+class EncodedFile(TypedDict):
+    """An image as a row of a data set has it that does not decode: its content, or where it lies."""
+
+    bytes: bytes | None
+    path: str | None
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,10 @@ A split that fits into memory is held there, decoded once; a larger one stays on
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import datasets
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 from .._utils.progress import tracked
 from ..errors import UserError
 from .brightness import Brightness
-from .columns import Columns, choose_column, encoded_columns
+from .columns import Columns, EncodedFile, choose_column, encoded_columns
 from .images import brightness_of_set, image_size, read_image
 from .mask_folders import PairFiles, mask_folder
 from .mask_values import BINARY, Labelling, find_labelling, read_class_names, read_values
@@ -92,21 +92,22 @@ class EncodedMasks:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def content(self, row: dict[str, Any], index: int, which: int = 0) -> tuple[Path | bytes, str]:
+    def content(self, row: Mapping[str, EncodedFile | None], index: int, which: int = 0) -> tuple[Path | bytes, str]:
         """File or content of a row's image (0) or mask (1), and what errors call it."""
         file = row[self.columns[which]]
-        if file is None or not (file["bytes"] or file["path"]):
+        content = file and (file["bytes"] or file["path"])
+        if not content:
             raise UserError(f"{self.source}: row {index} has no {(IMAGE, MASK)[which]}; remove it.")
-        if file["bytes"]:
-            return file["bytes"], f"{'of ' * which}{self.source} number {index}"
-        return Path(file["path"]), file["path"]
+        if isinstance(content, bytes):
+            return content, f"{'of ' * which}{self.source} number {index}"
+        return Path(content), content
 
     def contents(self, which: int, most: int | None = None) -> Iterator[tuple[Path | bytes, str]]:
         """`content` of all rows, or of at most so many spread over them."""
         for index in spread(len(self), most or len(self) or 1):
             yield self.content(self.rows[index], index, which)
 
-    def decode(self, row: dict[str, Any], index: int) -> tuple[Tensor, Tensor]:
+    def decode(self, row: Mapping[str, EncodedFile | None], index: int) -> tuple[Tensor, Tensor]:
         """A row's image, uint8 ``(3, H, W)``, and mask, uint8 ``(H, W)``, empty where masks are not read."""
         image = read_image(*self.content(row, index), self.brightness)
         if len(self.columns) == 1:

@@ -8,7 +8,6 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import datasets
 import torch
@@ -18,7 +17,7 @@ from torch import Tensor
 from .._utils.progress import tracked
 from ..errors import UserError
 from .brightness import Brightness
-from .columns import Columns, image_column, read_labels
+from .columns import Columns, EncodedFile, image_column, read_labels
 from .images import brightness_of_set, read_picture
 from .opening import hidden_labels, open_data_set, training_roles
 from .splits import OnDisk, spread
@@ -107,20 +106,21 @@ class EncodedImages:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def content(self, index: int, file: Any = None) -> Path | bytes:
+    def content(self, index: int, file: EncodedFile | None = None) -> Path | bytes:
         """File or content of one image, of its row where that is at hand; UserError where there is none."""
         file = file or self.rows[index][self.column]
-        if file is None or not (file["bytes"] or file["path"]):
+        content = file and (file["bytes"] or file["path"])
+        if not content:
             raise UserError(f"{self.source}: row {index} has no image; remove it.")
-        return file["bytes"] or Path(file["path"])
+        return content if isinstance(content, bytes) else Path(content)
 
-    def open(self, index: int, upright: bool = True, file: Any = None) -> Image.Image:
+    def open(self, index: int, upright: bool = True, file: EncodedFile | None = None) -> Image.Image:
         """One image, decoded as `images.read_picture` does."""
         content = self.content(index, file)
         name = f"{self.source}: image {content if isinstance(content, Path) else f'number {index}'}"
         return read_picture(content, name, upright, self.brightness)
 
-    def decode(self, index: int, view: View, file: Any = None) -> Tensor:
+    def decode(self, index: int, view: View, file: EncodedFile | None = None) -> Tensor:
         """What a network sees of one image: uint8 ``(3, H, W)``."""
         return view(self.open(index, file=file), index)
 

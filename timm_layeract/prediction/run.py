@@ -1,6 +1,6 @@
 """`layeract predict` from names to files: the network says whether images get masks or classes."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,7 @@ def gives_maps(network: nn.Module) -> bool:
     return isinstance(made, Tensor) and made.dim() == 4
 
 
-def _refuse(why: str, given: dict[str, Any], names: tuple[str, ...]) -> None:
+def _refuse(why: str, given: Mapping[str, object], names: tuple[str, ...]) -> None:
     useless = [name for name in names if name in given]
     if useless:
         spelt = {"pictures": "--overlay/--no-overlay"}.get(useless[0], f"--{useless[0].replace('_', '-')}")

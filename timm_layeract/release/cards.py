@@ -5,7 +5,6 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import timm
 import yaml
@@ -22,7 +21,8 @@ from ..checkpoints.manifest import (
     read_data_sets,
     training_length,
 )
-from ..compat.huggingface_hub import evaluation_entries
+from ..checkpoints.records import Entry
+from ..compat.huggingface_hub import EvaluationResult, evaluation_entries
 from ..models._builder import NORMALIZED
 from ..models.resnet_cifar import ACTIVATIONS
 from ..training.recipe import list_recipes, load_recipe
@@ -145,7 +145,7 @@ def render_eval_results(name: str, manifest: Manifest) -> str | None:
         return None
     task, scores = _scores(entry)
     results = [
-        dict(
+        EvaluationResult(
             dataset_id=data["hub_id"],
             task_id=task.hub_id,
             value=value,
@@ -157,11 +157,11 @@ def render_eval_results(name: str, manifest: Manifest) -> str | None:
     return yaml.safe_dump(evaluation_entries(results), sort_keys=False, allow_unicode=True, width=120)
 
 
-def training_command(name: str, entry: Mapping[str, Any], data: str) -> str:
+def training_command(name: str, entry: Entry, data: str) -> str:
     """The command line that trains a checkpoint as it was trained, each value that its recipe's file lacks by name."""
     start, adaptation, recipe = entry["started_from"], entry.get("adaptation"), entry["recipe"]
     if adaptation:
-        words = ["adapt", start, "--to", adaptation["to"]]
+        words: list[object] = ["adapt", start, "--to", adaptation["to"]]
         words += ["--unlabelled"] if adaptation["unlabelled"] else []
         words += [] if adaptation["distill"] else ["--no-distill"]
         words += ["--statistics-batches", adaptation["statistics_batches"]]
@@ -178,7 +178,7 @@ def training_command(name: str, entry: Mapping[str, Any], data: str) -> str:
     return shlex.join(["layeract", *map(str, words), "-o", f"runs/{name}"])
 
 
-def _scores(entry: Mapping[str, Any]) -> tuple[HubTask, list[tuple[str, str, float]]]:
+def _scores(entry: Entry) -> tuple[HubTask, list[tuple[str, str, float]]]:
     """The task, and its test figures: the metric's id and name, and the value."""
     test = entry["test"]
     task = HUB_TASKS[monitor_of(test)]
@@ -194,7 +194,7 @@ def _trained_alike(name: str, manifest: Manifest) -> list[str]:
     """This checkpoint, then those that differ from it in nothing but the activation: same family, recipe and data."""
     entry = manifest[name]
 
-    def training(trained: Mapping[str, Any]) -> tuple[Any, ...]:
+    def training(trained: Entry) -> tuple[object, ...]:
         return _family(trained["model"]), trained["recipe"], trained["data"], trained["started_from"]
 
     return [name, *(other for other in manifest if other != name and training(manifest[other]) == training(entry))]
@@ -235,13 +235,13 @@ def _robustness_table(name: str, manifest: Manifest) -> str | None:
     return markdown_table(["network", *own["mean"]], rows)
 
 
-def _embedded_start(entry: Mapping[str, Any], manifest: Manifest) -> str | None:
+def _embedded_start(entry: Entry, manifest: Manifest) -> str | None:
     """Name of the checkpoint that a network started from, None if it is not one of the manifest's."""
     start = entry.get("started_from")
     return start if start in manifest else None
 
 
-def _base_model(entry: Mapping[str, Any], manifest: Manifest) -> str | None:
+def _base_model(entry: Entry, manifest: Manifest) -> str | None:
     """Hub id of the weights that a network was fine-tuned from, None where it has none."""
     start: str | None = entry.get("started_from")
     if not start:

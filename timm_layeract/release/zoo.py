@@ -1,9 +1,9 @@
 """What trained weights there are, here and on the Hub, and fetching them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
 
 from ..checkpoints.load import entry_weights
 from ..checkpoints.manifest import (
@@ -69,7 +69,7 @@ def list_weights(pattern: str = "*") -> list[Weights]:
     return found
 
 
-def describe_weights(name: str) -> dict[str, Any]:
+def describe_weights(name: str) -> dict[str, str]:
     """What is known of a checkpoint, label -> value, in the order to show it.
 
     Raises:
@@ -103,7 +103,7 @@ def describe_weights(name: str) -> dict[str, Any]:
     }
 
 
-def _figures(results: dict[str, Any]) -> str:
+def _figures(results: Mapping[str, float]) -> str:
     """``88.86 % top-1``, or ``82.10 % IoU, 90.17 % Dice``."""
     return ", ".join(f"{results[key]:.2f} % {called}" for key, called in FIGURES.items() if key in results)
 

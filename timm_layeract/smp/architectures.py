@@ -109,7 +109,7 @@ class RecordsActivations:
         name = f"{type(self).__name__.removeprefix(VARIANT)}{suffix}-{self._hub_mixin_config['encoder_name']}"
         return name.lower().replace(".", "_")
 
-    def embedded_config(self) -> dict[str, Any]:
+    def embedded_config(self) -> dict[str, object]:
         """What rebuilds it: the content of config.json but the records of activations and weights.
 
         Raises:
@@ -153,7 +153,7 @@ class RecordsActivations:
         **arguments: Any,
     ) -> Any:
         """Build the network and load its weights, checked before (`checkpoints.load.saved_weights`)."""
-        download: dict[str, Any] = dict(
+        download: dict[str, object] = dict(
             cache_dir=cache_dir, force_download=force_download, local_files_only=local_files_only, token=token
         )
         for key in ("proxies", "resume_download"):  # of huggingface_hub before 1.0
@@ -219,7 +219,7 @@ def _variant(architecture: type[SegmentationModel]) -> type[SegmentationModel]:
     return type(name, (RecordsActivations, architecture), body)
 
 
-_VARIANTS: dict[str, Any] = {
+_VARIANTS: Mapping[str, Any] = {
     name: _variant(architecture) for name, architecture in smp.MODEL_ARCHITECTURES_MAPPING.items()
 }
 

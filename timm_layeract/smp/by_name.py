@@ -1,5 +1,6 @@
 """SMP's networks by name, and with the attributes that timm's have, so that one engine trains both."""
 
+from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -48,11 +49,11 @@ def create_by_name(name: str, classes: int = 1) -> SegmentationModel:
         raise UserError(f"SMP has no architecture {arch!r}; {did_you_mean(arch, known)}")
     if encoder not in smp.encoders.encoders and not encoder.startswith("tu-"):
         raise UserError(f"SMP has no encoder {encoder!r}; {did_you_mean(encoder, smp.encoders.encoders)}")
-    arguments: dict[str, Any] = dict(encoder_name=encoder, encoder_weights=weights, classes=classes)
     # those of ours are in SMP's registry; SMP's own are made so that they record their activations
     ours = arch.rpartition("_")[0] in known
     try:
-        model = smp.create_model(arch, **arguments) if ours else create_model(arch, **arguments)
+        make: Callable[..., SegmentationModel] = smp.create_model if ours else create_model
+        model = make(arch, encoder_name=encoder, encoder_weights=weights, classes=classes)
     except (KeyError, ValueError) as error:  # weights that its encoder does not have, an encoder that it does not take
         raise UserError(f"{name} cannot be made: {' '.join(str(error.args[0]).split())[:200]}") from error
     return like_timm(model, name)

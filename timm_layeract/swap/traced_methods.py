@@ -234,7 +234,7 @@ def rewritten_class(base: type[nn.Module], sources: tuple[Source, ...]) -> type[
     if issubclass(base, _Rewritten):
         sources = (*(s for s in base._layeract_sources if s[0] not in {m for m, _, _ in sources}), *sources)
         base = base._layeract_base
-    members: dict[str, Any] = {"_layeract_base": base, "_layeract_sources": sources}
+    members: dict[str, object] = {"_layeract_base": base, "_layeract_sources": sources}
     for method, text, names in sources:
         namespace = {name: importlib.import_module(v) if kind == "module" else v for name, kind, v in names}
         filename = f"<{base.__qualname__}.{method} with activations swapped {abs(hash((text, names))):x}>"

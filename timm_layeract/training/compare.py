@@ -1,15 +1,13 @@
 """Puts the results of finished runs of several models side by side, as one JSON."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from .._utils.files import markdown_table, mean_and_deviation, write_json
 from .._utils.records import check_record
 from ..checkpoints.manifest import FIGURES, monitor_of, training_length
-from ..checkpoints.records import ComparedModels
+from ..checkpoints.records import ComparedModel, ComparedModels, SeedScores
 from ..errors import UserError
-from .runs import SCORES, check_alike, read_environment, read_finished
+from .runs import check_alike, read_environment, read_finished
 
 __all__ = ["OF_THE_MODEL", "compare_runs", "comparison_provenance", "comparison_table"]
 
@@ -33,20 +31,29 @@ def compare_runs(runs: list[Path], path: Path) -> ComparedModels:
     """
     results = [read_finished(run) for run in runs]
     check_alike(runs, results, OF_THE_MODEL)
-    models: dict[tuple[str, str | None], dict[str, Any]] = {}
+    models: dict[tuple[str, str | None], ComparedModel] = {}
     for run, result in zip(runs, results, strict=True):
         if result["test"] is None:
             raise UserError(f"{run} has no test figures, as its data has no test split.")
-        whole: Mapping[str, object] = dict(result)
-        of_model = {key: whole[key] for key in OF_THE_MODEL}
-        entry = models.setdefault((result["model"], result["started_from"]), {**of_model, "runs": []})
+        own: ComparedModel = {
+            "model": result["model"],
+            "activations": result["activations"],
+            "started_from": result["started_from"],
+            "runs": [],
+        }
+        entry = models.setdefault((result["model"], result["started_from"]), own)
         seed = result["recipe"]["seed"]
         if entry["activations"] != result["activations"]:
             raise UserError(f"{run} is called {result['model']} like another run, but its activations are others.")
         if any(other["seed"] == seed for other in entry["runs"]):
             raise UserError(f"Two of these runs are of {result['model']} with the seed {seed}.")
-        figures = {key: whole[key] for key in SCORES}
-        entry["runs"].append({"seed": seed, **figures, **read_environment(run)})
+        scores: SeedScores = {
+            "seed": seed,
+            "best_epoch": result["best_epoch"],
+            "validation": result["validation"],
+            "test": result["test"],
+        }
+        entry["runs"].append({**scores, **read_environment(run)})
     recipe = {key: value for key, value in results[0]["recipe"].items() if key != "seed"}
     shared = {"recipe": recipe, "data": results[0]["data"], "processes": results[0]["processes"]}
     comparison = check_record(ComparedModels, {**shared, "models": list(models.values())}, str(path))

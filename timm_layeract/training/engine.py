@@ -30,7 +30,7 @@ from .checkpointing import Stateful, find_checkpoint, load_checkpoint, write_che
 from .cuda_graph import StepGraphs, check_capturable
 from .feed import Feed
 from .folder import BEST, CHECKPOINTS
-from .history import EpochRecord, EpochTime
+from .history import EpochRecord, EpochTime, RunState
 from .measurements import Measurements, sums_of
 from .optim import create_optimizer, create_schedule
 from .options import Execution
@@ -151,20 +151,20 @@ class Trainer:
         more = {"averaged": self.ema, "scaler": self.accelerator.scaler}
         return {**parts, **{name: part for name, part in more.items() if part is not None}}
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> RunState:
         """What a checkpoint keeps of the run itself."""
         # A row for each process, as sums that are added in another order have other last digits.
         sums = self.measured.sums
         sums = None if sums is None else self.validation.gather(sums)
         return {
-            "history": [asdict(record) for record in self.history],
+            "history": [record.to_dict() for record in self.history],
             "times": [asdict(record) for record in self.times],
             "seconds": self.seconds,
             "step": self.step,
             "sums": sums,
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: RunState) -> None:
         """Continue from a checkpoint."""
         self.history = [EpochRecord(**record) for record in state["history"]]
         if any(self.task.monitor not in record.val for record in self.history):
@@ -189,7 +189,7 @@ class Trainer:
                 save_weights(self.evaluated, self.best_weights)
             self._checkpoint()
             if self.accelerator.is_main_process:
-                lines = [json.dumps(asdict(each)) + "\n" for each in self.history]
+                lines = [json.dumps(each.to_dict()) + "\n" for each in self.history]
                 write_whole(self.output / "log.jsonl", "".join(lines))
             yield record
 

@@ -1,8 +1,14 @@
 """What is kept of each epoch: its figures, and how long it took."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import cast
 
-__all__ = ["EpochRecord", "EpochTime"]
+from torch import Tensor
+from typing_extensions import TypedDict
+
+from ..checkpoints.records import LoggedEpoch
+
+__all__ = ["EpochRecord", "EpochTime", "RunState"]
 
 
 @dataclass
@@ -24,6 +30,10 @@ class EpochRecord:
     val: dict[str, float]
     dead: dict[str, float] | None = None
 
+    def to_dict(self) -> LoggedEpoch:
+        """As log.jsonl holds it."""
+        return cast(LoggedEpoch, asdict(self))
+
 
 @dataclass
 class EpochTime:
@@ -31,3 +41,16 @@ class EpochTime:
 
     seconds: float
     images_per_second: float
+
+
+class RunState(TypedDict):
+    """What a checkpoint keeps of a run beside the networks and the optimizer.
+
+    Optimizer steps done, seconds that the epoch begun has taken, and what it measured, a row for each process.
+    """
+
+    history: list[LoggedEpoch]
+    times: list[dict[str, float]]
+    seconds: float
+    step: int
+    sums: Tensor | None

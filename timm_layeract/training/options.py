@@ -127,7 +127,7 @@ class RunOptions:
             raise UserError(f"There is no task {task!r}; known are {', '.join(TRAINING)}.")
         return defaults.get(task, defaults["classification"])
 
-    def _changes(self) -> dict[str, Any]:
+    def _changes(self) -> dict[str, object]:
         """Values that replace the recipe's: those of ``--set``, and of options with a name of their own."""
         keys = {field.name for field in dataclasses.fields(Recipe)}
         named = {field.name: getattr(self, field.name) for field, _, _ in options_of(RunOptions) if field.name in keys}

@@ -3,12 +3,13 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 from rich.table import Column, Table
+from typing_extensions import TypedDict
 
 from .._utils.records import check_record, read_record
-from ..checkpoints.records import Environment, Identity, LoggedEpoch, Result
+from ..checkpoints.records import Environment, Identity, LoggedEpoch, Result, Scores
 from ..errors import UserError
 from .folder import IDENTITY, FolderInUseError, check_unused, flatten
 from .progress import show_figures
@@ -19,13 +20,27 @@ SCORES = ("best_epoch", "validation", "test")  # keys of a result that say how g
 OUTCOME = (*SCORES, "adaptation", "dead_units")  # and those that its seed changes
 
 
-def list_runs(folder: Path) -> list[dict[str, Any]]:
-    """What is known of every run in the folder's subfolders.
+class ListedRun(TypedDict):
+    """A run as it stands.
 
-    Returns:
-        For each run: ``name``, ``model``, ``recipe``, ``seed``, ``state`` (running, finished, stopped), ``epochs``
-        done, the ``monitor`` that chooses an epoch, ``best`` figures on held-out data and the percentages of
-        ``dead`` units there (None before the first epoch's end), and ``test`` figures (None before the run's).
+    How many epochs are done, the figure that chooses one, the best figures on held-out data and the percentages of dead
+    units there (None before the first epoch's end), and test figures (None before the run's).
+    """
+
+    name: str
+    model: str
+    recipe: str
+    seed: int
+    state: Literal["running", "finished", "stopped"]
+    epochs: int
+    monitor: str
+    best: Scores | None
+    dead: dict[str, float] | None
+    test: Scores | None
+
+
+def list_runs(folder: Path) -> list[ListedRun]:
+    """What is known of every run in the folder's subfolders.
 
     Raises:
         UserError: No such folder, or no run in it.
@@ -44,9 +59,8 @@ def runs_table(folder: Path) -> Table:
     folded = (Column(head, overflow="fold") for head in ("model", "recipe"))
     table = Table(name, *folded, "seed", "state", "epochs", "held out", "test", "dead", box=None, pad_edge=False)
     for run in list_runs(folder):
-        best, test = (
-            show_figures({run["monitor"]: run[part][run["monitor"]]}) if run[part] else "-" for part in ("best", "test")
-        )
+        monitor = run["monitor"]
+        best, test = (show_figures({monitor: each[monitor]}) if each else "-" for each in (run["best"], run["test"]))
         dead = "-" if run["dead"] is None else f"{max(run['dead'].values(), default=0):.3g} %"
         cells = (run["name"], run["model"], run["recipe"], run["seed"], run["state"], run["epochs"], best, test, dead)
         table.add_row(*map(str, cells))
@@ -74,7 +88,7 @@ def check_alike(runs: Sequence[Path], results: Sequence[Result], but: Sequence[s
     """Refuse (UserError) runs that differ from the first in more than the seed and the keys `but` of their results."""
     ignored = ("recipe.seed", *OUTCOME, *but)
 
-    def identity(result: Result) -> dict[str, Any]:
+    def identity(result: Result) -> dict[str, object]:
         return {key: value for key, value in flatten(result).items() if not _is_of(key, ignored)}
 
     first = identity(results[0])
@@ -90,7 +104,7 @@ def _is_of(key: str, trees: Sequence[str]) -> bool:
     return any(key == tree or key.startswith(f"{tree}.") for tree in trees)
 
 
-def _read(run: Path) -> dict[str, Any]:
+def _read(run: Path) -> ListedRun:
     identity = read_record(Identity, run / IDENTITY)
     monitor = identity["monitor"]
     epochs = _read_log(run / "log.jsonl")

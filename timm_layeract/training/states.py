@@ -96,7 +96,7 @@ class RandomState:
         self._kind = device.type
         self._device: Any = None if device.type == "cpu" else getattr(torch, device.type)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, object]:
         """Where they stand."""
         numpy: Any = np.random.get_state(legacy=False)
         return {
@@ -106,7 +106,7 @@ class RandomState:
             **({self._kind: self._device.get_rng_state()} if self._device else {}),
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: Any) -> None:
         """Go on from there; those of another kind of device are left."""
         numpy = state["numpy"]
         key = np.array(numpy["state"]["key"], dtype=np.uint32)

@@ -82,7 +82,7 @@ class Classification:
         return load_splits(source, train, test, progress, labelled, columns)
 
     @staticmethod
-    def network_args(train: Split) -> dict[str, Any]:
+    def network_args(train: Split) -> dict[str, int]:
         """None."""
         return {}
 

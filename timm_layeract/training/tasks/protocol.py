@@ -75,7 +75,7 @@ class NamedTask(Task, Protocol):
         """
 
     @staticmethod
-    def network_args(split: Any) -> dict[str, Any]:
+    def network_args(split: Any) -> dict[str, int]:
         """Arguments of `timm.create_model` that the training data decides, beside the number of classes."""
 
     def save(self, folder: Path) -> None:

@@ -7,7 +7,6 @@ was padded: there nothing counts. Of several classes they hold each pixel's clas
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -120,7 +119,7 @@ class Segmentation:
         return load_mask_splits(source, progress, labelled, columns, recipe.masks, recipe.class_names)
 
     @staticmethod
-    def network_args(train: Masks) -> dict[str, Any]:
+    def network_args(train: Masks) -> dict[str, int]:
         """None."""
         return {}
 

@@ -4,7 +4,6 @@ Nothing is augmented.
 """
 
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -55,7 +54,7 @@ class TextClassification(Classification):
         return load_text_splits(source, recipe.vocab_size, recipe.max_tokens, progress, recipe.label_column)
 
     @staticmethod
-    def network_args(train: TextSplit) -> dict[str, Any]:  # type: ignore[override]
+    def network_args(train: TextSplit) -> dict[str, int]:  # type: ignore[override]
         """The number of tokens."""
         return {"vocab_size": len(train.vocabulary)}
 
