@@ -78,6 +78,23 @@ def test_a_dry_run_tells_what_would_be_and_leaves_nothing(
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
 
+@pytest.mark.parametrize(("epochs", "steps"), [("2", "10 in 2 epochs of 5"), ("0", "0 in 0 epochs of 5")])
+def test_a_dry_run_of_an_adaptation_leaves_nothing_either(
+    epochs: str, steps: str, tmp_path: Path, digits: ImageSplit, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    parquet(tmp_path / "data", digits, {"train": 100, "test": 30})
+    monkeypatch.chdir(tmp_path)
+    words = ["adapt", "resnet20.cifar10_quick", "-d", "data", "--unlabelled", "--epochs", epochs, "--batch-size", "16"]
+    code, out, _ = layeract(*words, "--dry-run", capsys=capsys)
+    assert code == 0
+    for said in ("resnet20.cifar10_quick to lasilu: 269,722 parameters", "90 images to train on, 10 held out", steps):
+        assert said in out
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+    code, _, err = layeract(*words, capsys=capsys)
+    assert (code, "Say where the run goes with --output" in err) == (2, True)
+
+
 def test_runs_are_listed_with_their_state(
     tmp_path: Path, digits: ImageSplit, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

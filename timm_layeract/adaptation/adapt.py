@@ -7,16 +7,13 @@ run's folder is that of a training, with report.md and report.png beside.
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import nullcontext
-from copy import deepcopy
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
-import torch
-from accelerate.utils import set_seed
 from torch import nn
 from torch.optim.swa_utils import update_bn
 
@@ -24,39 +21,30 @@ from .._utils.files import NETWORKS
 from .._utils.names import dataset_name
 from .._utils.progress import tracked
 from .._utils.records import check_record
-from .._utils.timm_types import config_of
 from ..checkpoints import records
 from ..checkpoints.manifest import HUB_FILE
 from ..checkpoints.records import Identity, Result, Scores
-from ..checkpoints.save import is_smp, save_pretrained, save_weights
+from ..checkpoints.save import save_pretrained, save_weights
 from ..compat.torch import BatchNorm
-from ..data.classes import check_classes, label_names
-from ..data.splits import Split
+from ..data.classes import label_names
 from ..errors import UserError
-from ..models.text_rcnn import TextRCNN
-from ..models.unet_layeract import UNet, UNetPlusPlus
-from ..networks import load_network
 from ..registry import with_alpha
 from ..training.batches import enough_for_batch_norm
+from ..training.dry_run import described, estimate_run
 from ..training.engine import Trainer
 from ..training.folder import PICTURE, check_output
-from ..training.identity import identify
 from ..training.options import ADAPTATION, Adaptation, Execution, RunOptions
 from ..training.preprocessing import record_preprocessing
-from ..training.processes import process_state
 from ..training.progress import show_figures
 from ..training.recipe import Recipe, load_recipe
 from ..training.results import write_result
-from ..training.run import check_tracker, fit, open_splits, running
-from ..training.tasks import TASKS, Task
-from .distillation import Taught
+from ..training.run import check_tracker, fit, running
 from .noise import quick_set, under_noise
 from .report import write_report
-from .target import target_network
+from .start import Splits, start_from
 
-__all__ = ["adapt", "adapt_by_options"]
+__all__ = ["adapt", "adapt_by_options", "adapt_dry_run"]
 
-Splits = Mapping[str, Split]
 Options = TypeVar("Options", Adaptation, Execution)
 
 
@@ -117,14 +105,23 @@ def adapt_by_options(
     model: str, adaptation: Adaptation, options: RunOptions, output: Path, execution: Execution
 ) -> nn.Module:
     """`adapt`, as the command line asks for it."""
+    adaptation, choose = _chosen(adaptation, options)
+    return _adapt(model, adaptation, choose, options.data, options.called, output, execution)
 
+
+def adapt_dry_run(model: str, adaptation: Adaptation, options: RunOptions, execution: Execution) -> str:
+    """What `adapt_by_options` would do, for a person to read: recipe, model, steps, and time without the noise."""
+    adaptation, choose = _chosen(adaptation, options)
+    start = start_from(model, adaptation, choose, options.data, options.called, execution)
+    run = start.target, start.recipe, start.task, start.splits
+    return described(f"{model} to {adaptation.to}", estimate_run(*run, forward=adaptation.statistics_batches))
+
+
+def _chosen(adaptation: Adaptation, options: RunOptions) -> tuple[Adaptation, Callable[[str], Recipe]]:
+    """The activation with the alpha that is asked for, and what gives the recipe for a task."""
     if options.alpha is not None:
         adaptation = dataclasses.replace(adaptation, to=with_alpha(adaptation.to, options.alpha))
-
-    def choose(kind: str) -> Recipe:
-        return options.load_recipe({"classification": ADAPTATION[kind]})
-
-    return _adapt(model, adaptation, choose, options.data, options.called, output, execution)
+    return adaptation, lambda kind: options.load_recipe({"classification": ADAPTATION[kind]})
 
 
 def _adapt(
@@ -140,64 +137,12 @@ def _adapt(
     if output is not None:
         check_output(output, execution.resume)
     check_tracker(execution.tracker)
-    source = _described(load_network(model) if isinstance(model, str) else model)
-    target = target_network(source, adaptation.to)
-    recipe = _recipe(source, choose)
-    splits: Any = _splits(data, recipe, source, execution, labelled=not adaptation.unlabelled)
-    if not adaptation.unlabelled:
-        # the names that a network not loaded just now has may be another checkpoint's
-        way_out = "fine-tune it on these (layeract finetune), or adapt it without labels (--unlabelled)"
-        check_classes(splits["train"].classes, source, way_out=way_out, named=isinstance(model, str))
-    started_from = model if isinstance(model, str) else config_of(source)["architecture"]
-    identity = identify(target, recipe, splits, data_name, started_from)
-    identity["adaptation"] = dataclasses.asdict(adaptation)  # type: ignore[typeddict-item]
-    set_seed(recipe.seed)
-    teacher = deepcopy(source).eval().to(process_state().device)
-    if recipe.channels_last:
-        teacher = teacher.to(memory_format=torch.channels_last)
-    task: Task = TASKS[recipe.task](target, recipe, splits["train"])
-    if adaptation.distill:
-        task = Taught(task, teacher, recipe, labelled=not adaptation.unlabelled)
+    start = start_from(model, adaptation, choose, data, data_name, execution)
     with TemporaryDirectory() if output is None else nullcontext(output) as folder:
-        with running(target, recipe, task, splits, Path(folder), identity, execution) as trainer:
-            _run(trainer, teacher, identity, splits)
+        run = start.target, start.recipe, start.task, start.splits
+        with running(*run, Path(folder), start.identity, execution) as trainer:
+            _run(trainer, start.teacher, start.identity, start.splits)
         return trainer.evaluated.eval().cpu()
-
-
-def _recipe(source: nn.Module, choose: Callable[[str], Recipe]) -> Recipe:
-    """The recipe for a network's task."""
-    kind = "segmentation" if _is_dense(source) else "classification"
-    recipe = choose(kind)
-    if recipe.task != kind:
-        raise UserError(
-            f"Recipe {recipe.name} is for {recipe.task}, the network is one of {kind}: try {ADAPTATION[kind]}."
-        )
-    if kind == "segmentation" and int(source.num_classes) > 1 and recipe.masks is None:  # type: ignore[arg-type]
-        names = recipe.class_names or label_names(source) or None
-        return recipe.replace(masks="classes", class_names=names)
-    return recipe
-
-
-def _splits(data: str | Splits, recipe: Recipe, source: nn.Module, execution: Execution, labelled: bool) -> Splits:
-    if not isinstance(data, str):
-        return data
-    return open_splits(data, recipe, config_of(source), execution.progress, labelled)
-
-
-def _described(model: nn.Module) -> nn.Module:
-    """A network that says its architecture, mean and deviation, as timm's do."""
-    if isinstance(model, TextRCNN):
-        raise UserError(
-            "Networks for texts are not adapted: train one that has the activation, layeract train --task text."
-        )
-    if is_smp(model):
-        from ..smp.by_name import like_timm
-
-        network: nn.Module = like_timm(model)
-        return network
-    if "architecture" not in config_of(model):
-        raise UserError(f"{type(model).__name__} was made neither by timm nor by SMP: swap_activations, then train it.")
-    return model
 
 
 def _run(trainer: Trainer, teacher: nn.Module, identity: Identity, splits: Splits) -> None:
@@ -283,8 +228,3 @@ def _save(trainer: Trainer, classes: tuple[str, ...]) -> None:
             f"{error} Its weights are in {folder / HUB_FILE}, with the record of its activations: load them into the "
             f"network after swap_activations."
         )
-
-
-def _is_dense(model: nn.Module) -> bool:
-    """Whether a network gives a map, not a class."""
-    return isinstance(model, UNet | UNetPlusPlus) or is_smp(model)

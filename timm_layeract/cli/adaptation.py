@@ -6,16 +6,17 @@ from typing import Annotated
 import typer
 
 from ..training.options import Adaptation, Execution, RunOptions
-from .options import NAMES, output_folder, with_options
+from .options import NAMES, DryRun, given, output_folder, with_options
 
 
-@with_options("task")  # which the network decides
+@with_options("task", "num_classes")  # which the network decides
 def adapt(
     model: Annotated[str, typer.Argument(help=f"Trained network: {NAMES}.")],
     adaptation: Adaptation,
     options: RunOptions,
     execution: Execution,
-    output: Annotated[Path, output_folder("New folder for the model and the report.")],
+    output: Annotated[Path | None, output_folder("New folder for the model and the report.")] = None,
+    dry_run: DryRun = False,
 ) -> None:
     """Turn a trained network into one with another activation, in a few epochs.
 
@@ -25,6 +26,9 @@ def adapt(
 
     Example: `layeract adapt resnet20.cifar10_quick --to lasilu -d uoft-cs/cifar10 -o runs/adapted`
     """
-    from ..adaptation.adapt import adapt_by_options
+    from ..adaptation.adapt import adapt_by_options, adapt_dry_run
 
-    adapt_by_options(model, adaptation, options, output, execution)
+    if dry_run:
+        typer.echo(adapt_dry_run(model, adaptation, options, execution))
+    else:
+        adapt_by_options(model, adaptation, options, given(output), execution)

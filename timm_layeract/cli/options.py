@@ -56,9 +56,6 @@ Digits = Annotated[
     typer.Option("--data", "-d", help="MNIST as a folder or on the Hub (ylecun/mnist); 5,000 digits if left out."),
 ]
 Output = Annotated[Path | None, output_folder("New folder for log, checkpoints, model and result.")]
-NumClasses = Annotated[
-    int | None, typer.Option(min=1, help="Outputs of the head; as many as the data has classes if left out.")
-]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Print recipe, model size, steps and estimated time; train nothing.")
 ]
@@ -108,6 +105,13 @@ def _parameter(field: dataclasses.Field[Any], kind: Any, option: Option) -> insp
     return inspect.Parameter(
         field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, declared]
     )
+
+
+def given(output: Path | None) -> Path:
+    """The folder that a run needs which is no dry one."""
+    if output is None:
+        raise UserError("Say where the run goes with --output FOLDER, or try it with --dry-run.")
+    return output
 
 
 def parse_names(option: str, text: str | None) -> tuple[str, ...]:

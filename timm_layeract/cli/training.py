@@ -10,7 +10,7 @@ import typer
 
 from ..errors import UserError
 from ..training.options import TRAINING, Execution, RunOptions
-from .options import DryRun, Model, NumClasses, Output, output_file, output_folder, parse_numbers, with_options
+from .options import DryRun, Model, Output, given, output_file, output_folder, parse_numbers, with_options
 
 if TYPE_CHECKING:
     from ..training.start import Start
@@ -22,7 +22,6 @@ def train(
     options: RunOptions,
     execution: Execution,
     output: Output = None,
-    num_classes: NumClasses = None,
     dry_run: DryRun = False,
 ) -> None:
     """Train a network from its initialisation, by the recipe cifar10_resnet, or one that fits --task.
@@ -34,7 +33,7 @@ def train(
     """
     from ..training.start import Start
 
-    _train(Start(model, num_classes=num_classes, alpha=options.alpha), options, execution, output, dry_run)
+    _train(Start.by_options(model, options), options, execution, output, dry_run)
 
 
 @with_options()
@@ -54,7 +53,7 @@ def finetune(
     """
     from ..training.start import Start
 
-    _train(Start(model, pretrained=True, alpha=options.alpha), options, execution, output, dry_run)
+    _train(Start.by_options(model, options, pretrained=True), options, execution, output, dry_run)
 
 
 @with_options("seed", "resume")
@@ -96,7 +95,7 @@ def sweep(
     else:
         numbers = parse_numbers("--seeds", "11,22,33" if seeds is None else seeds)
         recipe = options.load_recipe(TRAINING)
-        starts = [Start(model, alpha=options.alpha) for model in models or ()]
+        starts = [Start.by_options(model, options) for model in models or ()]
         planned = plan(starts, numbers, recipe, options.data, output, options.data_name)
     if dry_run:
         for name, recipe_name, time in forecast(planned, execution):
@@ -191,7 +190,5 @@ def _train(
     recipe = options.load_recipe(start.recipes)
     if dry_run:
         typer.echo(describe(start, recipe, options.data))
-    elif output is None:
-        raise UserError("Say where the run goes with --output FOLDER, or try it with --dry-run.")
     else:
-        run(start, recipe, options.data, output, data_name=options.data_name, execution=execution)
+        run(start, recipe, options.data, given(output), data_name=options.data_name, execution=execution)

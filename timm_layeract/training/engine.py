@@ -257,7 +257,7 @@ class Trainer:
         """Train the steps [first, end) of an epoch, pausing after each."""
         self.model.train()
         parts = self.batches.parts(epoch, first, end)
-        side = self.recipe.training_side(epoch / self.epochs)
+        side = self.recipe.training_side(epoch / max(1, self.epochs))
         for part, batch in zip(parts, self.feed.batches(self.train_data, [p.indices for p in parts]), strict=True):
             self._part(epoch, part, batch, side)
             if part.last:

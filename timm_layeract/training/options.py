@@ -93,6 +93,10 @@ class RunOptions:
         float | None,
         Option("Added to the variance in LayerAct, instead of the network's own.", bounds=Bounds(above=0, most=1e6)),
     ] = None
+    num_classes: Annotated[
+        int | None,
+        Option("Outputs of the head; as many as the data has classes if left out.", bounds=Bounds(1, 10**6)),
+    ] = None
     seed: Annotated[
         int | None,
         Option("Seed of initialisation, held-out images, order, augmentation.", bounds=SEEDS),

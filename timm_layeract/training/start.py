@@ -11,7 +11,7 @@ from ..data.splits import Split
 from ..errors import UserError
 from ..layers import set_alpha
 from ..networks import Source, parse_source
-from .options import FINE_TUNING, FINE_TUNING_LARGE, LARGE, TRAINING
+from .options import FINE_TUNING, FINE_TUNING_LARGE, LARGE, TRAINING, RunOptions
 from .recipe import Recipe
 from .tasks import TASKS
 from .tasks.text import check_reads_text
@@ -35,6 +35,11 @@ class Start:
     pretrained: bool = False
     num_classes: int | None = None
     alpha: float | None = None
+
+    @classmethod
+    def by_options(cls, name: str, options: RunOptions, pretrained: bool = False) -> "Start":
+        """The network of that name, with what options of a run say of it."""
+        return cls(name, pretrained, options.num_classes, options.alpha)
 
     @property
     def weights(self) -> str | None:

@@ -135,7 +135,7 @@ def _entry_runs(entry: Any, options: RunOptions, folder: Path) -> list[PlannedRu
     settings = [f"{key}={json.dumps(value)}" for key, value in changes.items()]
     given = {key: entry[key] for key in keys if key in entry}
     own = dataclasses.replace(options, settings=[*(options.settings or ()), *settings], **given)
-    start = Start(model, pretrained, alpha=own.alpha)
+    start = Start.by_options(model, own, pretrained)
     recipe = own.load_recipe(start.recipes)
     seeds = entry.get("seeds", [recipe.seed])
     if not isinstance(seeds, list) or not seeds or not all(type(seed) is int and SEEDS.hold(seed) for seed in seeds):
