@@ -76,10 +76,15 @@ def unfuse(model: Model) -> Model:
 
 
 def fuses(plain: type[nn.Module]) -> Callable[[FusedClass], FusedClass]:
-    """Class decorator: `fuse` turns modules of exactly the class `plain` into this one."""
+    """Class decorator: `fuse` turns modules of exactly the class `plain` into this one.
+
+    It answers to the plain class's name, by which tools find the blocks of a network (what to shard as one, what to
+    keep on one device); pickle goes by its qualified name.
+    """
 
     def register(fused: FusedClass) -> FusedClass:
         _FUSED[plain] = fused
+        fused.__name__ = plain.__name__
         return fused
 
     return register
