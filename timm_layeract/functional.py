@@ -18,6 +18,11 @@ from .kernels.memory import are_of_channels
 __all__ = ["DEFAULT_ALPHA", "check_scale", "la_hardsilu", "la_silu", "layer_act", "layer_normalize", "normalized_act"]
 
 
+# Under a tracer of torch.fx each is one call, as it looks at dimensions, strides and dtype of what it gets.
+torch.fx.wrap("layer_act")
+torch.fx.wrap("layer_normalize")
+
+
 def la_silu(x: Tensor, alpha: float = DEFAULT_ALPHA) -> Tensor:
     """LA-SiLU, ``x * sigmoid(layer_normalize(x))`` (paper v3, section 3.1). Shapes and errors as `layer_act`."""
     if not torch.jit.is_scripting():  # which knows no scale that may be a name or a function

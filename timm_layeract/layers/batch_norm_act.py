@@ -20,8 +20,11 @@ __all__ = ["BatchNormLayerAct2d", "norm_act"]
 _ACTIVATIONS = frozenset((LayerAct, LASiLU, LAHardSiLU))
 
 
-class BatchNormLayerAct2d(nn.BatchNorm2d):
+class BatchNormLayerAct2d(nn.Module):
     """``LayerAct(BatchNorm2d(x) + residual)``, in one reading and one writing pass over memory each way.
+
+    Two modules side by side, not a BatchNorm with something behind: what converts, freezes or synchronises BatchNorms
+    finds one in `norm`, and leaves the activation where it is.
 
     Args:
         num_features: Channels.
@@ -31,6 +34,10 @@ class BatchNormLayerAct2d(nn.BatchNorm2d):
         eps: As `torch.nn.BatchNorm2d`, like the rest.
 
     Shape: x and residual ``(N, C, H, W)``, as is the output.
+
+    Attributes:
+        norm: The BatchNorm. A state dict with a plain BatchNorm in this place fits too.
+        act: The activation.
     """
 
     def __init__(
@@ -46,19 +53,23 @@ class BatchNormLayerAct2d(nn.BatchNorm2d):
         device: Any = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(num_features, eps, momentum, affine, track_running_stats, device=device, dtype=dtype)
+        super().__init__()
+        self.norm = nn.BatchNorm2d(num_features, eps, momentum, affine, track_running_stats, device=device, dtype=dtype)
         channels = num_features if affine_act else None
         self.act = LayerAct(scale, alpha, channels, device=device, dtype=dtype)
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        self._check_input_dim(x)
-        kernels, act = kernels_for(x), self.act
-        if kernels is not None and _is_layer_act(act) and (residual is None or is_alike(x, residual)):
-            done = _fused(kernels, x, self, act, residual, None)
-            if done is not None:
-                return done
-        z = super().forward(x)
-        return act(z if residual is None else z + residual)
+        if torch.jit.is_scripting():
+            z = self.norm(x)
+            return self.act(z if residual is None else z + residual)
+        else:  # TorchScript reads only the first
+            return norm_act(x, self.norm, self.act, residual)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        for name in (*self.norm._parameters, *self.norm._buffers):
+            if f"{prefix}{name}" in state_dict:
+                state_dict[f"{prefix}norm.{name}"] = state_dict.pop(f"{prefix}{name}")
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 def norm_act(

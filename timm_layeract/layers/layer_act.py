@@ -10,6 +10,7 @@ from .. import functional as LF
 from ..compat.torch import LazyModuleMixin
 from ..definition.composite import DEFAULT_ALPHA, check_input
 from ..definition.scales import Scale, resolve_scale
+from ..errors import UserError
 
 __all__ = ["LAHardSiLU", "LASiLU", "LayerAct", "LazyLayerAct", "UnbiasedLayerAct"]
 
@@ -54,6 +55,17 @@ class LayerAct(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return LF.layer_act(x, self.scale, self.alpha, self.weight, self.bias)
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        """What torch.jit.script compiles in this module's place: TorchScript knows no scale that is a name."""
+        named = {"sigmoid": LASiLU, "hardsigmoid": LAHardSiLU}.get(self.scale if isinstance(self.scale, str) else "")
+        if type(self) in (LASiLU, LAHardSiLU):
+            return self
+        if type(self) is not LayerAct or named is None or self.weight is not None:
+            raise UserError(
+                f"torch.jit.script takes LASiLU and LAHardSiLU, not {self}; use torch.export or torch.jit.trace."
+            )
+        return named(self.alpha).train(self.training)
 
     def extra_repr(self) -> str:
         scale = self.scale if isinstance(self.scale, str) else getattr(self.scale, "__qualname__", repr(self.scale))
@@ -124,9 +136,16 @@ class UnbiasedLayerAct(LayerAct):
         super().__init__(scale, alpha)
 
     def forward(self, x: Tensor) -> Tensor:
-        check_input(x)
-        # (y - mean) / sqrt(var d / (d - 1) + alpha) is sqrt(k) (y - mean) / sqrt(var + k alpha) with k = (d - 1) / d
-        size = x.shape[1:].numel()
-        shrink = max(size - 1, 1) / size
-        gain = x.new_full(x.shape[1:2], shrink**0.5, dtype=torch.promote_types(x.dtype, torch.float32))
-        return LF.layer_act(x, self.scale, self.alpha * shrink, gain, torch.zeros_like(gain))
+        return _unbiased_layer_act(x, self.scale, self.alpha)
+
+
+torch.fx.wrap("_unbiased_layer_act")
+
+
+def _unbiased_layer_act(x: Tensor, scale: Scale, alpha: float) -> Tensor:
+    check_input(x)
+    # (y - mean) / sqrt(var d / (d - 1) + alpha) is sqrt(k) (y - mean) / sqrt(var + k alpha) with k = (d - 1) / d
+    size = x.shape[1:].numel()
+    shrink = max(size - 1, 1) / size
+    gain = x.new_full(x.shape[1:2], shrink**0.5, dtype=torch.promote_types(x.dtype, torch.float32))
+    return LF.layer_act(x, scale, alpha * shrink, gain, torch.zeros_like(gain))

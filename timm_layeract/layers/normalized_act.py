@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from ..definition.normalized import (
     ActStatistics,
@@ -15,6 +15,7 @@ from ..definition.normalized import (
     normalize_output,
     statistics_of,
 )
+from ..errors import UserError
 from .batch_statistics import BatchStatistics, computed_again
 
 __all__ = ["NormalizedAct", "is_elementwise"]
@@ -93,6 +94,11 @@ class NormalizedAct(BatchStatistics):
     @torch.jit.unused
     def _update(self, x: Tensor, y: Tensor, mask: Tensor | None) -> ActStatistics:
         """Take the batch into the running statistics; return those after it."""
+        if isinstance(x, fx.Proxy):
+            raise UserError(
+                "torch.fx can't record how a NormalizedAct follows its batches in training: trace model.eval(), or "
+                "name it as a leaf (leaf_modules=[timm_layeract.NormalizedAct])."
+            )
         if computed_again():
             return self._running()
         new = statistics_of(merge_moments(self._gather(act_moments(x, y, self.base, mask))))

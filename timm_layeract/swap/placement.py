@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from ..compat.torch import BatchNorm
 from ..errors import UserError
-from ..layers import BatchNormLayerAct2d
 from .dataflow import DataFlow, Producer
 from .sites import Site, is_gate
 from .traced_methods import UntraceableError
@@ -71,7 +70,7 @@ def _judge(flow: DataFlow, group: list[Site]) -> tuple[str | None, list[str]]:
     first = group[0]
     if any(is_gate(type(child)) for child in first.parent.children()):
         return "computes a gate", []
-    if isinstance(first.parent, BatchNorm) and not isinstance(first.parent, BatchNormLayerAct2d):
+    if isinstance(first.parent, BatchNorm):
         return None, [first.path.rpartition(".")[0]] if first.parent.affine else []  # timm's BatchNormAct2d
     try:
         read = [producer for site in group for producer in _producers(flow, site)]
