@@ -9,7 +9,6 @@ from pathlib import Path
 
 from segmentation_table import table as segmentation_table
 
-from timm_layeract._utils.files import p_value_table
 from timm_layeract._utils.writing import write_whole
 from timm_layeract.adaptation.report import adaptations_table
 from timm_layeract.analysis.convergence import convergence_table
@@ -21,6 +20,7 @@ from timm_layeract.checkpoints.manifest import (
     read_manifest,
     training_length,
 )
+from timm_layeract.checkpoints.tables import p_value_table
 from timm_layeract.robustness.plots import plot_categories, plot_forest
 from timm_layeract.robustness.report import provenance, summary_table
 from timm_layeract.training.compare import comparison_provenance, comparison_table

@@ -17,7 +17,7 @@ from timm.models import model_entrypoint
 from torch import Tensor, nn
 
 from timm_layeract.dead_units import dead_units
-from timm_layeract.models.plain_cnn import ARCHITECTURES
+from timm_layeract.models.plain_cnn import PLAIN_ARCHITECTURES
 
 NORMS_AND_CONVOLUTIONS = (nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm)
 STEPS = (6, 20)
@@ -32,7 +32,9 @@ SMALL: dict[str, dict[str, Any]] = {  # by module: arguments that make its netwo
 def small_args(name: str) -> dict[str, Any]:
     module = model_entrypoint(name).__module__.rpartition(".")[2]
     if module == "plain_cnn":
-        stages = ARCHITECTURES[name.split("_")[0] if name.startswith(("lenet", "cnn")) else "vgg19_cifar"]["stages"]
+        stages = PLAIN_ARCHITECTURES[name.split("_")[0] if name.startswith(("lenet", "cnn")) else "vgg19_cifar"][
+            "stages"
+        ]
         narrow = [[(kernel, max(6, width // 8), padding) for kernel, width, padding in stage[:3]] for stage in stages]
         return dict(stages=narrow, hidden=(32,) if name.startswith(("lenet", "vgg")) else (), num_classes=10)
     return SMALL[module]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .checkpoints.fingerprint import activation_fingerprint
 from .compat.torch import BatchNorm
-from .watch import watched
+from .watch import watched_copy
 
 __all__ = ["DeadUnits", "dead_units"]
 
@@ -66,7 +66,7 @@ def dead_units(
         lowest[path] = torch.minimum(lowest.get(path, low), low)
         highest[path] = torch.maximum(highest.get(path, high), high)
 
-    copied = watched(network, note_range) if activation_fingerprint(network) else deepcopy(network)
+    copied = watched_copy(network, note_range) if activation_fingerprint(network) else deepcopy(network)
     copied.train()
     for module in copied.modules():
         if isinstance(module, BatchNorm):

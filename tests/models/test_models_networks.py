@@ -53,10 +53,10 @@ def test_cifar_name_says_its_activation(depth, suffix, activation):
 
 
 def test_every_cifar_activation_is_covered():
-    assert CIFAR_ACTIVATIONS.keys() == resnet_cifar.ACTIVATIONS.keys()
+    assert CIFAR_ACTIVATIONS.keys() == resnet_cifar.CIFAR_ACTIVATIONS.keys()
 
 
-@pytest.mark.parametrize("stock", resnet_layeract.ARCHITECTURES)
+@pytest.mark.parametrize("stock", resnet_layeract.RESNETS)
 def test_imagenet_resnet_is_timms_with_another_activation(stock):
     relu = create_meta(stock)
     relu_sites = activation_fingerprint(relu)

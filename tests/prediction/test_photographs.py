@@ -18,7 +18,7 @@ import timm_layeract
 from timm_layeract.cli import app
 from timm_layeract.errors import UserError
 from timm_layeract.prediction.photographs import class_names, classify_files
-from timm_layeract.prediction.run import gives_maps
+from timm_layeract.prediction.predict import gives_maps
 
 MODEL = "resnet50_lasilu.tin200"
 

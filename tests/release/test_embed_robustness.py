@@ -16,7 +16,7 @@ from timm_layeract.networks import load_networks
 from timm_layeract.release.cards import render_card
 from timm_layeract.release.embed_robustness import embed_robustness
 from timm_layeract.robustness.corruptions.constants import CORRUPTIONS
-from timm_layeract.robustness.measure import over_seeds, summary
+from timm_layeract.robustness.measure import means_of, over_seeds
 
 REPORTS = sorted((WEIGHTS_DIR / ROBUSTNESS).glob("*.json"))
 
@@ -130,7 +130,7 @@ def test_embedding_a_result_over_seeds(tmp_path: Path) -> None:
                 "seed": 11 * number,
                 "sha256": first["sha256"] if number == 2 else str(number),
                 "clean": first["clean"] + step * number**2,
-                **summary(first["accuracy"]),
+                **means_of(first["accuracy"]),
                 "calibration_error": {"clean": step * number**2, "common": 9.0},
             }
             for number in (1, 2, 3)

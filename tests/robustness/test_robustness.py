@@ -128,11 +128,11 @@ def test_calibration_error_by_hand(digits: ImageSplit) -> None:
 def test_means_over_the_common_corruptions() -> None:
     """The fifteen of public leaderboards, without the extra ones; none where one is missing."""
     accuracy = {name: [float(index)] * 5 for index, names in enumerate(CATEGORIES.values()) for name in names}
-    found = robustness.summary(accuracy)
+    found = robustness.means_of(accuracy)
     assert found["common"] == pytest.approx((3 * 0 + 4 * 1 + 4 * 2 + 4 * 3) / 15)
     assert found["total"] == pytest.approx((3 * 0 + 4 * 1 + 4 * 2 + 4 * 3 + 4 * 4) / 19)
     del accuracy["fog"]
-    assert robustness.summary(accuracy)["common"] is None
+    assert robustness.means_of(accuracy)["common"] is None
 
 
 def test_released_sets_are_preferred(tmp_path: Path, digits: ImageSplit, capsys: pytest.CaptureFixture[str]) -> None:
@@ -292,6 +292,6 @@ def test_golden_numbers_of_an_embedded_model(cifar10: Path) -> None:
 
 def test_batches_do_not_matter(digits: ImageSplit, monkeypatch: pytest.MonkeyPatch) -> None:
     network = Network.of(NearestMean(), "a")
-    whole = accuracy.predict(network, digits.images, 10)
+    whole = accuracy.class_probabilities(network, digits.images, 10)
     monkeypatch.setattr(accuracy, "BATCH", 7)
-    assert torch.equal(accuracy.predict(network, digits.images, 10), whole)
+    assert torch.equal(accuracy.class_probabilities(network, digits.images, 10), whole)

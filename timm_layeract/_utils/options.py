@@ -12,7 +12,7 @@ from ..errors import UserError
 
 __all__ = ["Bounds", "Option", "check_options", "options_of", "shortened"]
 
-KINDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+KIND_NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
 
 
 @dataclass(frozen=True)
@@ -76,12 +76,12 @@ def check_options(instance: Any) -> None:
         value = getattr(instance, field.name)
         kinds = typing.get_args(declared) if isinstance(declared, types.UnionType) else (declared,)
         kind = next(each for each in kinds if each is not type(None))
-        if (value is None and type(None) in kinds) or kind not in KINDS:
+        if (value is None and type(None) in kinds) or kind not in KIND_NAMES:
             continue
         flag = option.spelt(field.name)
         fits = isinstance(value, (int, float) if kind is float else kind) and isinstance(value, bool) is (kind is bool)
         if not fits or (kind in (int, float) and not option.bounds.hold(value)):
-            raise UserError(f"{flag} takes {KINDS[kind]} {option.bounds}".rstrip() + f", got {shortened(value)}.")
+            raise UserError(f"{flag} takes {KIND_NAMES[kind]} {option.bounds}".rstrip() + f", got {shortened(value)}.")
         if kind is str and not value.strip():
             raise UserError(f"{flag} is empty.")
 

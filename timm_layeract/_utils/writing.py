@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 PARTIAL = ".partial"
-SHOWN = 50  # characters of a name that its partial file shows: a name in a folder has room for 255 bytes
+SHOWN_CHARACTERS = 50  # characters of a name that its partial file shows: a name in a folder has room for 255 bytes
 # What file systems answer that know no syncing of folders, as some across a network.
 NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EBADF)
 
@@ -70,7 +70,7 @@ def writing(path: Path) -> Iterator[BinaryIO]:
         WriteError: It cannot be written; what was at `path` is as it was.
     """
     made: list[Path] = []
-    partial = path.with_name(f".{path.name[:SHOWN]}.{secrets.token_hex(4)}{PARTIAL}")
+    partial = path.with_name(f".{path.name[:SHOWN_CHARACTERS]}.{secrets.token_hex(4)}{PARTIAL}")
     try:
         if path.exists() and not path.is_file():
             raise OSError(errno.EEXIST, "there is something that is no file", str(path))

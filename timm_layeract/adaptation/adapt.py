@@ -17,25 +17,24 @@ from typing import Any, TypeVar
 from torch import nn
 from torch.optim.swa_utils import update_bn
 
-from .._utils.files import NETWORKS
 from .._utils.names import dataset_name
 from .._utils.progress import tracked
 from .._utils.records import check_record
-from ..checkpoints import records
 from ..checkpoints.manifest import HUB_FILE
-from ..checkpoints.records import Identity, Result, Scores
+from ..checkpoints.records import AdaptationRecord, Identity, Result, Scores
 from ..checkpoints.save import save_pretrained, save_weights
+from ..checkpoints.tables import NETWORKS
 from ..compat.torch import BatchNorm
 from ..data.classes import label_names
 from ..errors import UserError
 from ..registry import with_alpha
 from ..training.batches import enough_for_batch_norm
+from ..training.display import show_figures
 from ..training.dry_run import described, estimate_run
 from ..training.engine import Trainer
 from ..training.folder import PICTURE, check_output
 from ..training.options import ADAPTATION, Adaptation, Execution, RunOptions
 from ..training.preprocessing import record_preprocessing
-from ..training.progress import show_figures
 from ..training.recipe import Recipe, load_recipe
 from ..training.results import write_result
 from ..training.run import check_tracker, fit, running
@@ -178,7 +177,7 @@ def _run(trainer: Trainer, teacher: nn.Module, identity: Identity, splits: Split
     }
     result: Result = {
         **identity,
-        "adaptation": check_record(records.Adaptation, adaptation, "adaptation"),
+        "adaptation": check_record(AdaptationRecord, adaptation, "adaptation"),
         "best_epoch": trainer.best.epoch + 1 if trainer.history else 0,
         "validation": trainer.best.val if trainer.history else last,
         "dead_units": trainer.best.dead if trainer.history else None,

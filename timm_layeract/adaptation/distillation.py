@@ -13,7 +13,7 @@ from ..training.tasks import Task
 
 __all__ = ["Taught"]
 
-SHARE = 0.5  # of the teacher in the loss where there are labels
+TEACHER_SHARE = 0.5  # of the teacher in the loss where there are labels
 PRECISION = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -61,7 +61,11 @@ class Taught(Task):
     def loss(self, outputs: Tensor, targets: Any) -> Tensor:
         """Half the task's loss and half the distance to the teacher; the distance alone without labels."""
         distance = self.task.match(outputs, targets.outputs)
-        return SHARE * distance + (1 - SHARE) * self.task.loss(outputs, targets.targets) if self.labelled else distance
+        return (
+            TEACHER_SHARE * distance + (1 - TEACHER_SHARE) * self.task.loss(outputs, targets.targets)
+            if self.labelled
+            else distance
+        )
 
     def match(self, outputs: Tensor, others: Tensor) -> Tensor:
         return self.task.match(outputs, others)

@@ -6,16 +6,17 @@ from pathlib import Path
 from statistics import mean
 from typing import Literal, cast
 
-from .._utils.files import NETWORKS, markdown_table, mean_and_deviation, noise_table
+from .._utils.files import markdown_table, mean_and_deviation
 from .._utils.plotting import new_figure, save_figure
 from .._utils.writing import write_whole
 from ..checkpoints.records import Result, Stage
+from ..checkpoints.tables import NETWORKS, noise_table
 from ..robustness.corruptions.constants import SEVERITIES
 
 __all__ = ["adaptations_table", "write_report"]
 
 Compared = Literal["original", "adapted"]
-UNITS = {"top1": "accuracy", "iou": "IoU"}
+MONITOR_NAMES = {"top1": "accuracy", "iou": "IoU"}
 GAUSSIAN_SEVERITY = 3  # of five: a deviation of 0.08 in images of CIFAR's size
 
 
@@ -29,13 +30,13 @@ def write_report(result: Result, folder: Path) -> str:
 
 def _text(result: Result) -> str:
     adaptation, monitor = result["adaptation"], result["monitor"]
-    figure = f"{'agreement with the original, ' if adaptation['unlabelled'] else ''}{UNITS[monitor]}, %"
+    figure = f"{'agreement with the original, ' if adaptation['unlabelled'] else ''}{MONITOR_NAMES[monitor]}, %"
     stages = [(stage["stage"], f"{_stage_figure(stage, monitor):.2f}") for stage in adaptation["stages"]]
     noise = adaptation["noise"]
     parts = [
         f"# {result['started_from']} adapted to {adaptation['to']}: {result['model']}",
         f"Held out, {figure} ({result['data']['validation_images']} images of {result['data']['name']}):",
-        markdown_table(("stage", UNITS[monitor]), stages),
+        markdown_table(("stage", MONITOR_NAMES[monitor]), stages),
         f"Under noise, {figure}, mean over five severities ({noise['images']} images, {noise['split']}):",
         noise_table(noise),
     ]
@@ -60,13 +61,13 @@ def plot_report(result: Result, path: Path) -> None:
     left.plot(names, [_stage_figure(stage, monitor) for stage in stages[1:]], marker="o", label=adaptation["to"])
     left.axhline(_stage_figure(stages[0], monitor), color="grey", linestyle=":", label="original")
     left.tick_params(axis="x", rotation=30)
-    left.set(ylabel=f"held out, {UNITS[monitor]}, %")
+    left.set(ylabel=f"held out, {MONITOR_NAMES[monitor]}, %")
     for name in NETWORKS:
         style = {"color": "grey", "linestyle": ":"} if name == "original" else {}
         curves = [found[name] for found in noise["corruptions"].values()]
         values = [noise["without"][name], *map(mean, zip(*curves, strict=True))]
         right.plot((0, *SEVERITIES), values, marker="o", label=adaptation["to"] if name == "adapted" else name, **style)
-    right.set(xlabel="severity of the noise", ylabel=f"{UNITS[monitor]}, %")
+    right.set(xlabel="severity of the noise", ylabel=f"{MONITOR_NAMES[monitor]}, %")
     for panel in (left, right):
         panel.grid(alpha=0.3)
         panel.legend()
@@ -82,7 +83,7 @@ def adaptations_table(results: Sequence[Result]) -> str:
     groups: dict[str, list[Result]] = {}
     for result in results:
         groups.setdefault(_all_but_seed(result), []).append(result)
-    head = ("network", "data", "to", "epochs", "distilled", "seeds", *FIGURES)
+    head = ("network", "data", "to", "epochs", "distilled", "seeds", *REPORTED)
     return markdown_table(head, [_row(group) for group in groups.values()])
 
 
@@ -97,7 +98,7 @@ def _row(runs: Sequence[Result]) -> tuple[str, ...]:
     """Figures before and after, the latter with their deviation over several seeds."""
     first = runs[0]
     changes = []
-    for figure in FIGURES.values():
+    for figure in REPORTED.values():
         before, after = ([figure(run, name) for run in runs] for name in NETWORKS)
         changes.append(f"{mean(before):.2f} → {mean_and_deviation(after)}")
     return (
@@ -128,4 +129,4 @@ def _noise(run: Result, network: Compared) -> float:
     return mean(value for found in run["adaptation"]["noise"]["corruptions"].values() for value in found[network])
 
 
-FIGURES = {"test": _test, f"Gaussian noise, severity {GAUSSIAN_SEVERITY}": _gaussian, "all noise": _noise}
+REPORTED = {"test": _test, f"Gaussian noise, severity {GAUSSIAN_SEVERITY}": _gaussian, "all noise": _noise}

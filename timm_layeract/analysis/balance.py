@@ -13,7 +13,7 @@ from .._utils.files import write_json
 from .._utils.plotting import new_figure, save_figure
 from .._utils.progress import tracked
 from ..registry import activation_factory
-from .digits import fit, load_digits, mlp
+from .small_networks import load_digits, mlp, train_small
 
 __all__ = ["activation_scale", "balance", "correlation"]
 
@@ -77,7 +77,7 @@ def balance(
         def follow(epoch: int, network: nn.Sequential, followed: list[float] = followed) -> None:
             followed.append(correlation(network, digits.train, digits.train_labels))
 
-        fit(partial(mlp, [width] * LAYERS, name), digits, epochs, 11 * (run + 1), follow)
+        train_small(partial(mlp, [width] * LAYERS, name), digits, epochs, 11 * (run + 1), follow)
         found[name][str(width)].append(followed)
     write_json(Path(output) / "balance.json", {"data": digits.name, "layers": LAYERS, "activations": found})
     figure, axes = new_figure(len(widths), len(names), 2.6, 2.0)

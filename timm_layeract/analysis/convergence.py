@@ -30,7 +30,7 @@ from ..training.recipe import Recipe
 from ..training.run import train_on
 from .variance import VarianceRecorder
 
-__all__ = ["TABLE_1", "Settings", "compare_convergence", "convergence_table"]
+__all__ = ["TABLE_1", "ConvergenceSettings", "compare_convergence", "convergence_table"]
 
 TABLE_1 = ("tanh", "lrelu", "elu", "selu", "relu", "relugpn", "nrelu", "silu", "nswish")
 # Plain SGD at one learning rate for all, as in section 3.1, which gives neither it nor the batch size: these are ours.
@@ -79,7 +79,7 @@ class Convergence(TypedDict):
 
 
 @dataclass(frozen=True)
-class Settings:
+class ConvergenceSettings:
     """What is compared.
 
     Attributes:
@@ -115,7 +115,11 @@ def network_name(activation: str) -> str:
 
 
 def compare_convergence(
-    data: str | None, output: Path, settings: Settings, progress: bool = True, report: Callable[[str], None] = print
+    data: str | None,
+    output: Path,
+    settings: ConvergenceSettings,
+    progress: bool = True,
+    report: Callable[[str], None] = print,
 ) -> list[Row]:
     """Train all runs, and write table and figures: convergence.json, convergence.md, convergence.png.
 
@@ -194,7 +198,7 @@ def _run(activation: str, recipe: Recipe, train: Split, folder: Path, progress: 
     return curves
 
 
-def _row(activation: str, runs: Sequence[Curves], settings: Settings) -> Row:
+def _row(activation: str, runs: Sequence[Curves], settings: ConvergenceSettings) -> Row:
     """One row of table 1."""
     best = [max(run["top1"]) for run in runs]
     under = {

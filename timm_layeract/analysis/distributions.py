@@ -7,13 +7,13 @@ from matplotlib.axes import Axes
 from torch import Tensor
 from typing_extensions import TypedDict
 
-__all__ = ["LEVELS", "Distribution", "describe", "draw_boxes"]
+__all__ = ["QUANTILES", "Distribution", "describe", "draw_boxes"]
 
-LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
 class Distribution(TypedDict):
-    """Of a number of values: mean, deviation and the quantiles at `LEVELS`."""
+    """Of a number of values: mean, deviation and the quantiles at `QUANTILES`."""
 
     count: int
     mean: float
@@ -22,9 +22,9 @@ class Distribution(TypedDict):
 
 
 def describe(values: Tensor) -> Distribution:
-    """Mean, deviation and the quantiles at `LEVELS` of the values of a tensor."""
+    """Mean, deviation and the quantiles at `QUANTILES` of the values of a tensor."""
     flat = values.detach().cpu().double().flatten()
-    quantiles = torch.quantile(flat, torch.tensor(LEVELS, dtype=flat.dtype))
+    quantiles = torch.quantile(flat, torch.tensor(QUANTILES, dtype=flat.dtype))
     return {
         "count": len(flat),
         "mean": float(flat.mean()),

@@ -14,12 +14,12 @@ from .._utils.plotting import new_figure, save_figure
 from .._utils.progress import tracked
 from ..errors import UserError
 from ..registry import activation_factory
-from .digits import all_activations, fit, load_digits, mlp
 from .distributions import Distribution, describe, draw_boxes
+from .small_networks import all_activations, load_digits, mlp, train_small
 
 __all__ = ["NOISES", "fluctuation", "one_layer"]
 
-UNITS = 512
+LAYER_UNITS = 512
 Sides = dict[str, Distribution]
 """Of what goes into an activation and what comes out: ``input``, ``output``."""
 
@@ -107,7 +107,7 @@ def one_layer(
                 sides = {"input": inputs, "output": network[1](inputs)}
                 means[str(epoch)] = {side: describe(values.mean(0)) for side, values in sides.items()}
 
-        network = fit(partial(mlp, [UNITS], name), digits, max(epochs), seed, take_means)
+        network = train_small(partial(mlp, [LAYER_UNITS], name), digits, max(epochs), seed, take_means)
         with torch.no_grad():
             inputs = network[0](digits.test)
             moved = {}
@@ -117,7 +117,7 @@ def one_layer(
                 moved[f"N({mean:g}, {std:g})"] = {"input": describe(sums[0]), "output": describe(sums[1])}
             hits = network(digits.test).argmax(1) == digits.test_labels
         found[name] = {"accuracy": 100 * float(hits.float().mean()), "means": means, "fluctuation": moved}
-    result: OneLayer = {"data": digits.name, "units": UNITS, "seed": seed, "activations": found}
+    result: OneLayer = {"data": digits.name, "units": LAYER_UNITS, "seed": seed, "activations": found}
     write_json(Path(output) / "one_layer.json", result)
     _plot(found, "means", "after epoch {}: mean {} of each unit", Path(output) / "means.png")
     _plot(found, "fluctuation", "{}: fluctuation of each sample's {}", Path(output) / "fluctuation.png")

@@ -13,7 +13,7 @@ __all__ = ["DISTRIBUTIONS", "shapes"]
 
 DISTRIBUTIONS = ((0.0, 1.0), (0.0, 5.0), (-5.0, 1.0), (5.0, 1.0))
 """Mean and deviation of the activation's input, as the paper's."""
-NAMES = ("lasilu", "lahardsilu")
+DRAWN = ("lasilu", "lahardsilu")
 POINTS = 512
 
 
@@ -34,8 +34,8 @@ def shapes(output: str | Path) -> dict[str, dict[str, Curve]]:
     levels = (torch.arange(POINTS, dtype=torch.float64) + 0.5) / POINTS
     normal = torch.special.ndtri(levels)
     found: dict[str, dict[str, Curve]] = {}
-    figure, axes = new_figure(len(NAMES), len(DISTRIBUTIONS), 2.6, 2.4)
-    for row, name in enumerate(NAMES):
+    figure, axes = new_figure(len(DRAWN), len(DISTRIBUTIONS), 2.6, 2.4)
+    for row, name in enumerate(DRAWN):
         for column, (mean, std) in enumerate(DISTRIBUTIONS):
             inputs = mean + std * normal
             outputs = activation_factory(name)()(inputs[None])[0]

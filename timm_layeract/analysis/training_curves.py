@@ -14,7 +14,7 @@ from .._utils.plotting import new_figure, save_figure
 from .._utils.progress import tracked
 from ..errors import UserError
 from ..robustness.accuracy import BATCH
-from ..robustness.run import load_test_set
+from ..robustness.robustness import load_test_set
 from .distributions import Distribution, describe, draw_boxes
 
 __all__ = ["curves", "losses"]

@@ -51,7 +51,7 @@ SMP_CONFIG: Final = "smp_config"  # in an entry of one of SMP's networks: what r
 # What tables call the figures in results, those that a task is judged by first.
 FIGURES = {"top1": "top-1", "iou": "IoU", "dice": "Dice"}
 
-NAMES = r"[a-z0-9_-]+\.[a-z0-9_]+"  # arch.tag
+NAME_PATTERN = r"[a-z0-9_-]+\.[a-z0-9_]+"  # arch.tag
 Manifest = dict[str, Entry]
 
 
@@ -73,7 +73,7 @@ def manifest_schema() -> dict[str, object]:
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Trained weights of timm-layeract",
         "type": "object",
-        "propertyNames": {"pattern": f"^(?:{NAMES})$"},
+        "propertyNames": {"pattern": f"^(?:{NAME_PATTERN})$"},
         "additionalProperties": schema_of(Entry),
     }
 
@@ -161,7 +161,7 @@ def check_manifest(manifest: Mapping[str, Entry]) -> None:
     """
     check_record(Manifest, manifest, MANIFEST)
     for name, entry in manifest.items():
-        if not re.fullmatch(NAMES, name):
+        if not re.fullmatch(NAME_PATTERN, name):
             raise UserError(f"{MANIFEST}: {name!r} is no name of weights, which is arch.tag.")
         _check_meaning(name, entry)
     known = read_data_sets()

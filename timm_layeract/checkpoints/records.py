@@ -9,12 +9,12 @@ from .._utils.options import Bounds
 from .._utils.records import Open, Pattern
 
 __all__ = [
-    "Adaptation",
+    "AdaptationRecord",
     "ComparedModel",
     "ComparedModels",
     "Comparison",
     "Corrupted",
-    "Data",
+    "DataRecord",
     "DataSet",
     "Entry",
     "Environment",
@@ -53,7 +53,7 @@ class SeededRecipe(RecipeRecord):
     seed: int
 
 
-class Data(TypedDict):
+class DataRecord(TypedDict):
     """What was trained, chosen and tested on; `name` is a key of datasets.json."""
 
     name: str
@@ -105,7 +105,7 @@ class Stage(TypedDict):
     stage: str
 
 
-class Adaptation(TypedDict):
+class AdaptationRecord(TypedDict):
     """How the network that a run started from became this one, and what noise does to both."""
 
     to: str
@@ -125,8 +125,8 @@ class Origin(TypedDict):
     started_from: str | None
     recipe: Annotated[SeededRecipe, Open()]
     processes: Count
-    data: Data
-    adaptation: NotRequired[Adaptation]
+    data: DataRecord
+    adaptation: NotRequired[AdaptationRecord]
 
 
 class Identity(Origin):
@@ -287,6 +287,6 @@ class ComparedModels(TypedDict):
     """Runs that differ in model, start and seed alone: what `layeract compare` writes."""
 
     recipe: Annotated[RecipeRecord, Open()]
-    data: Data
+    data: DataRecord
     processes: Count
     models: list[ComparedModel]

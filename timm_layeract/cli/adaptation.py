@@ -6,12 +6,12 @@ from typing import Annotated
 import typer
 
 from ..training.options import Adaptation, Execution, RunOptions
-from .options import NAMES, DryRun, given, output_folder, with_options
+from .options import NETWORK_NAMES, DryRun, given, output_folder, with_options
 
 
 @with_options("task", "num_classes")  # which the network decides
 def adapt(
-    model: Annotated[str, typer.Argument(help=f"Trained network: {NAMES}.")],
+    model: Annotated[str, typer.Argument(help=f"Trained network: {NETWORK_NAMES}.")],
     adaptation: Adaptation,
     options: RunOptions,
     execution: Execution,

@@ -6,20 +6,20 @@ from typing import Annotated
 import typer
 
 from .evaluation import Limit, Models, Seeds
-from .options import Data, Digits, output_folder, parse_names, parse_numbers
+from .options import Data, DigitData, output_folder, parse_names, parse_numbers
 
 app = typer.Typer(
     help="The papers' analyses, each written as JSON and PNG. Example: `layeract analyze shapes -o analyses`",
 )
 Folder = Annotated[Path, output_folder("Folder for the JSON and PNG files.")]
 Names = Annotated[str | None, typer.Option(help="Only these activations, with commas.")]
-Images = Annotated[int, typer.Option("--limit", min=2, help="Number of images, which run at once.")]
+ImageCount = Annotated[int, typer.Option("--limit", min=2, help="Number of images, which run at once.")]
 
 
 @app.command("one-layer")
 def one_layer(
     output: Folder,
-    data: Digits = None,
+    data: DigitData = None,
     activations: Names = None,
     epochs: Annotated[str, typer.Option(help="Epochs after which to look, with commas.")] = "1,40",
 ) -> None:
@@ -48,7 +48,7 @@ def shapes(output: Folder) -> None:
 @app.command()
 def balance(
     output: Folder,
-    data: Digits = None,
+    data: DigitData = None,
     activations: Names = None,
     runs: Annotated[int, typer.Option(min=1, max=1000, help="Seeds for each network.")] = 5,
     epochs: Annotated[int, typer.Option(min=1, max=10**6, help="Passes over the digits.")] = 80,
@@ -64,12 +64,12 @@ def balance(
 
 
 @app.command()
-def layers(models: Models, data: Data, output: Folder, limit: Images = 200) -> None:
+def layers(models: Models, data: Data, output: Folder, limit: ImageCount = 200) -> None:
     """Mean activations and fluctuation under noise at each activation of any networks.
 
     Example: `layeract analyze layers resnet20 resnet20_lasilu.cifar10_quick -d uoft-cs/cifar10 -o analyses`
     """
-    from ..analysis.sites import layers
+    from ..analysis.by_layer import layers
 
     layers(models, data, output, limit=limit)
     _written(output)
@@ -80,7 +80,7 @@ def similarity(
     output: Folder,
     models: Annotated[list[str] | None, typer.Argument(help="As for `layeract robustness`; none trains three.")] = None,
     data: Annotated[str | None, typer.Option("--data", "-d", help="Test images of the models, or MNIST.")] = None,
-    limit: Images = 200,
+    limit: ImageCount = 200,
 ) -> None:
     """How alike samples of one class, and of two, become layer by layer (v4).
 
@@ -88,7 +88,7 @@ def similarity(
 
     Example: `layeract analyze similarity -o analyses`
     """
-    from ..analysis.sites import similarity
+    from ..analysis.by_layer import similarity
 
     similarity(output, models or (), data, limit=limit)
     _written(output)

@@ -10,7 +10,7 @@ from ..errors import UserError
 from ..robustness.corruptions.constants import QUICK_CATEGORY, QUICK_IMAGES
 from ..training.bounds import SEEDS
 from .options import (
-    NAMES,
+    NETWORK_NAMES,
     Data,
     DataName,
     ImageColumn,
@@ -23,7 +23,7 @@ from .options import (
 
 Models = Annotated[
     list[str],
-    typer.Argument(help=f"Trained networks, each as {NAMES}. {{seed}} stands for each of --seeds."),
+    typer.Argument(help=f"Trained networks, each as {NETWORK_NAMES}. {{seed}} stands for each of --seeds."),
 ]
 Seeds = Annotated[str | None, typer.Option(help="What {seed} in a model stands for, such as 11,22,33.")]
 ReportFolder = Annotated[Path, output_folder("Folder for tables and plots; a stopped run goes on.")]
@@ -36,7 +36,7 @@ Limit = Annotated[int | None, typer.Option(min=1, help="Measure the first images
 
 
 def evaluate(
-    model: Annotated[str, typer.Option("--model", "-m", help=f"Trained network: {NAMES}.")],
+    model: Annotated[str, typer.Option("--model", "-m", help=f"Trained network: {NETWORK_NAMES}.")],
     data: Data,
     output: Annotated[Path | None, output_file("JSON file for the result.")] = None,
     split: Annotated[
@@ -132,7 +132,7 @@ def robustness(
     Example: `layeract robustness resnet20 resnet20_lasilu.cifar10_quick -d uoft-cs/cifar10 -o reports/first`
     """
     from ..data.columns import Columns
-    from ..robustness.run import robustness
+    from ..robustness.robustness import robustness
 
     if quick and (corruptions or limit or released):
         raise UserError("--quick says which corruptions and how many images; leave out the other options for that.")

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .options import Digits, output_folder, parse_numbers
+from .options import DigitData, output_folder, parse_numbers
 
 
 def r_score(
@@ -39,7 +39,7 @@ def r_score(
 
 def convergence(
     output: Annotated[Path, output_folder("Folder for table, figure and finished runs.")],
-    data: Digits = None,
+    data: DigitData = None,
     act: Annotated[
         list[str] | None,
         typer.Option("--act", "-a", help="Suffix of a lenet5_ name, or relu; may be repeated. Those of table 1."),
@@ -61,12 +61,12 @@ def convergence(
     """
     import timm_layeract  # noqa: F401  (registers the models)
 
-    from ..analysis.convergence import RECIPE, TABLE_1, Settings, compare_convergence
+    from ..analysis.convergence import RECIPE, TABLE_1, ConvergenceSettings, compare_convergence
 
     changes = {
         key: value for key, value in dict(epochs=epochs, lr=lr, batch_size=batch_size).items() if value is not None
     }
-    settings = Settings(
+    settings = ConvergenceSettings(
         tuple(act or TABLE_1), tuple(range(runs)), RECIPE.replace(**changes), threshold, parse_numbers("--at", at)
     )
     compare_convergence(data, output, settings, report=typer.echo)

@@ -34,16 +34,16 @@ def _output(check: Callable[[Path, str], None], help: str, flag: str) -> Any:
 
 
 # How networks are called, in the grammar of `networks.source`.
-NAMES = (
+NETWORK_NAMES = (
     "timm name (resnet20_lasilu, resnet50.a1_in1k), hf-hub:ORG/NAME, folder of a model or training run, smp:FOLDER, "
     "ARCHITECTURE=FILE, package.module:function returning a network"
 )
-Model = Annotated[
+ModelName = Annotated[
     str,
     typer.Option(
         "--model",
         "-m",
-        help=f"Network: {NAMES}, or smp:ARCHITECTURE/ENCODER of segmentation_models_pytorch.",
+        help=f"Network: {NETWORK_NAMES}, or smp:ARCHITECTURE/ENCODER of segmentation_models_pytorch.",
     ),
 ]
 _HELP = {field.name: option.help for field, _, option in options_of(RunOptions)}
@@ -51,7 +51,7 @@ Data = Annotated[str, typer.Option("--data", "-d", help=_HELP["data"])]
 DataName = Annotated[str | None, typer.Option(help=_HELP["data_name"])]
 ImageColumn = Annotated[str | None, typer.Option("--image", help=_HELP["image_column"])]
 LabelColumn = Annotated[str | None, typer.Option("--label", help=_HELP["label_column"])]
-Digits = Annotated[
+DigitData = Annotated[
     str | None,
     typer.Option("--data", "-d", help="MNIST as a folder or on the Hub (ylecun/mnist); 5,000 digits if left out."),
 ]

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from .options import NAMES, output_folder
+from .options import NETWORK_NAMES, output_folder
 
 
 def predict(
@@ -13,7 +13,7 @@ def predict(
         list[Path],
         typer.Argument(help="Image files, folders of which all images are taken, and - for one from standard input."),
     ],
-    model: Annotated[str, typer.Option("--model", "-m", help=f"Trained network: {NAMES}.")],
+    model: Annotated[str, typer.Option("--model", "-m", help=f"Trained network: {NETWORK_NAMES}.")],
     output: Annotated[
         Path | None,
         output_folder(
@@ -59,7 +59,7 @@ def predict(
     """
     import timm_layeract  # noqa: F401  (registers the models)
 
-    from ..prediction.run import predict
+    from ..prediction.predict import predict
 
     failures = predict(
         model,

@@ -10,7 +10,7 @@ import typer
 
 from ..errors import UserError
 from ..training.options import TRAINING, Execution, RunOptions
-from .options import DryRun, Model, Output, given, output_file, output_folder, parse_numbers, with_options
+from .options import DryRun, ModelName, Output, given, output_file, output_folder, parse_numbers, with_options
 
 if TYPE_CHECKING:
     from ..training.start import Start
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @with_options()
 def train(
-    model: Model,
+    model: ModelName,
     options: RunOptions,
     execution: Execution,
     output: Output = None,
@@ -38,7 +38,7 @@ def train(
 
 @with_options()
 def finetune(
-    model: Model,
+    model: ModelName,
     options: RunOptions,
     execution: Execution,
     output: Output = None,

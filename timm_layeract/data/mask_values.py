@@ -21,7 +21,7 @@ __all__ = ["BINARY", "CLASSES_FILE", "VOID", "Labelling", "find_labelling", "rea
 VOID = 255  # of pixels that count for nothing, where masks hold classes
 FOREGROUND = ("foreground",)
 CLASSES_FILE = "classes.txt"
-SHOWN = 5  # values in a message
+SHOWN_VALUES = 5  # values in a message
 HOW = "--masks classes (255 is void) or --masks binary (all but 0 is foreground, as of instances)"
 
 
@@ -192,4 +192,4 @@ def _present(values: np.ndarray) -> list[int]:
 def _shown(values: Iterable[object]) -> str:
     """The first few, for a message."""
     listed = list(values)
-    return ", ".join(map(str, listed[:SHOWN])) + (", ..." if len(listed) > SHOWN else "")
+    return ", ".join(map(str, listed[:SHOWN_VALUES])) + (", ..." if len(listed) > SHOWN_VALUES else "")

@@ -34,7 +34,7 @@ from ..training.processes import process_state
 __all__ = ["Evaluation", "Transformed", "evaluate", "preprocessing", "read_indices"]
 
 
-class Settings(DataConfig):
+class EvaluationSettings(DataConfig):
     """How the images were prepared, which outputs counted, and in which precision."""
 
     upright: bool
@@ -52,7 +52,7 @@ class Evaluation(Surroundings):
     top5: float
     loss: float
     count: int
-    settings: Settings
+    settings: EvaluationSettings
 
 
 @dataclass(frozen=True)

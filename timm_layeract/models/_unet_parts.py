@@ -15,7 +15,7 @@ from .._utils.timm_types import DeviceAndDtype, FeatureInfo
 from ..compat.timm import feature_take_indices, get_device_dtype
 from ._builder import RecordsActivations
 
-__all__ = ["DEPTH", "Block", "Encoder", "Node"]
+__all__ = ["DEPTH", "Block", "Node", "UNetBase"]
 
 DEPTH = 4  # times that both papers halve the image
 Block = Callable[[int, int], nn.Sequential]
@@ -61,7 +61,7 @@ class Node(nn.Module):
         return self.block(torch.cat(skips + [x], dim=1))  # noqa: RUF005 (TorchScript has no unpacking)
 
 
-class Encoder(RecordsActivations, nn.Module):
+class UNetBase(RecordsActivations, nn.Module):
     """The way down that both networks share, and what timm asks of a model.
 
     Convolutions are padded (Ronneberger's are not, and lose a margin), so the output has the size of the input.

@@ -76,7 +76,7 @@ class Perceptron(RecordsActivations, LinearHead):
         return self.forward_head(self.forward_features(x))
 
 
-DEFAULT_CFG = PretrainedConfig(
+MNIST_CFG = PretrainedConfig(
     num_classes=10,
     input_size=(1, 28, 28),
     fixed_input_size=True,
@@ -94,7 +94,7 @@ register_variants(
     __name__,
     Perceptron,
     {
-        f"mlp{width}x{depth}{suffix}": (dict(width=width, depth=depth, **acts), DEFAULT_CFG)
+        f"mlp{width}x{depth}{suffix}": (dict(width=width, depth=depth, **acts), MNIST_CFG)
         for width, depth in ((20, 4), (40, 4), (100, 4), (512, 1))
         for suffix, acts in PLAIN_VARIANTS.items()
     },

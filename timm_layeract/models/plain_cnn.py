@@ -226,7 +226,7 @@ CNN16 = PlainArchitecture(
     stages=_stages(*([(1, width), (3, width), (3, 2 * width)] for width in (16, 32, 64, 128, 256)))
 )
 LENET5 = PlainArchitecture(stages=(((5, 6, 2),), ((5, 16, 0),)), hidden=(120, 84), pool_size=(5, 5), in_chans=1)
-ARCHITECTURES: dict[str, PlainArchitecture] = {
+PLAIN_ARCHITECTURES: dict[str, PlainArchitecture] = {
     "lenet5": LENET5,
     "vgg19_cifar": VGG19,
     "vgg19_bn_cifar": {**VGG19, "norm_layer": "batchnorm2d"},
@@ -260,7 +260,7 @@ def _cfg(model_args: PlainArchitecture) -> PretrainedConfig:
     )
 
 
-for _name, _model_args in ARCHITECTURES.items():
+for _name, _model_args in PLAIN_ARCHITECTURES.items():
     register_variants(
         __name__,
         PlainConvNet,

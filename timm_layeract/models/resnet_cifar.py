@@ -151,11 +151,7 @@ class ResNetCifar(Staged, nn.Module):
         self.init_weights()
 
     def _add_stages(
-        self,
-        layers: tuple[int, int, int],
-        output_stride: int,
-        drop_path_rate: float,
-        block: Callable[..., CifarBlock],
+        self, layers: tuple[int, int, int], output_stride: int, drop_path_rate: float, block: Callable[..., CifarBlock]
     ) -> int:
         """Add `layer1` to `layer3` and describe them in `feature_info`; returns the channels of the last."""
         channels = in_channels = 16
@@ -261,7 +257,7 @@ class FusedResNetCifar(Fused, ResNetCifar):
 
 DEPTHS = (20, 32, 44, 56, 110)
 # Suffix of the architecture name -> activation name. The paper's HardSiLU is what torch and timm call hardswish.
-ACTIVATIONS = {
+CIFAR_ACTIVATIONS = {
     "": "relu",
     "_lrelu": "leaky_relu",
     "_prelu": "prelu",
@@ -275,7 +271,8 @@ ACTIVATIONS = {
     "_selu": "selu",
     "_tanh": "tanh",
 }
-DEFAULT_CFG = PretrainedConfig(
+VARIANTS = {suffix: dict(act_layer=name) for suffix, name in CIFAR_ACTIVATIONS.items()} | NORMALIZED
+CIFAR_CFG = PretrainedConfig(
     num_classes=10,
     input_size=(3, 32, 32),
     pool_size=(8, 8),
@@ -292,9 +289,9 @@ register_variants(
     __name__,
     ResNetCifar,
     {
-        f"resnet{depth}{suffix}": (dict(layers=((depth - 2) // 6,) * 3, **acts), DEFAULT_CFG)
+        f"resnet{depth}{suffix}": (dict(layers=((depth - 2) // 6,) * 3, **acts), CIFAR_CFG)
         for depth in DEPTHS
-        for suffix, acts in ({each: dict(act_layer=name) for each, name in ACTIVATIONS.items()} | NORMALIZED).items()
+        for suffix, acts in VARIANTS.items()
     },
     feature_cfg=dict(out_indices=(0, 1, 2)),
 )

@@ -28,14 +28,14 @@ class FusedResNetLayerAct(ResNetLayerAct, FusedStem):
 
 
 # Suffix of the architecture name -> its activations.
-ACTIVATIONS = {
+IMAGENET_ACTIVATIONS = {
     "_lasilu": dict(act_layer="lasilu_imagenet"),
     "_lahardsilu": dict(act_layer="lahardsilu_imagenet"),
     **NORMALIZED,
 }
 
 D_STEM = dict(stem_width=32, stem_type="deep", avg_down=True)
-ARCHITECTURES: dict[str, dict[str, object]] = {
+RESNETS: dict[str, dict[str, object]] = {
     "resnet18": dict(block=BasicBlock, layers=(2, 2, 2, 2)),
     "resnet18d": dict(block=BasicBlock, layers=(2, 2, 2, 2), **D_STEM),
     "resnet26": dict(block=Bottleneck, layers=(2, 2, 2, 2)),
@@ -80,7 +80,7 @@ register_variants(
     ResNetLayerAct,
     {
         f"{name}{suffix}": (dict(model_args, **acts), _cfg(model_args))
-        for name, model_args in ARCHITECTURES.items()
-        for suffix, acts in ACTIVATIONS.items()
+        for name, model_args in RESNETS.items()
+        for suffix, acts in IMAGENET_ACTIVATIONS.items()
     },
 )

@@ -107,12 +107,11 @@ class TextRCNN(RecordsActivations, LinearHead):
         return self.forward_head(self.forward_features(tokens))
 
 
-ARCHITECTURES = {f"textrcnn{suffix}": acts for suffix, acts in PLAIN_VARIANTS.items()}
-TEXT_NETWORKS = tuple(ARCHITECTURES)
+TEXT_NETWORKS = tuple(f"textrcnn{suffix}" for suffix in PLAIN_VARIANTS)
 """Names of the networks that read texts."""
 
 # timm's configs describe images; a text is one row of tokens there.
-DEFAULT_CFG = PretrainedConfig(
+TEXT_CFG = PretrainedConfig(
     num_classes=2,
     input_size=(1, 1, 400),
     pool_size=None,
@@ -125,6 +124,6 @@ DEFAULT_CFG = PretrainedConfig(
 register_variants(
     __name__,
     TextRCNN,
-    {name: (acts, DEFAULT_CFG) for name, acts in ARCHITECTURES.items()},
+    {name: (acts, TEXT_CFG) for name, acts in zip(TEXT_NETWORKS, PLAIN_VARIANTS.values(), strict=True)},
     kwargs_filter=("in_chans",),  # of images: timm hands it to every network
 )

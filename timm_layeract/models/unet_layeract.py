@@ -16,15 +16,15 @@ from torch import Tensor, nn
 from .._utils.timm_types import DeviceAndDtype, PretrainedConfig
 from ..compat.timm import update_model_args
 from ._builder import NORMALIZED, Variant, register_variants
-from ._unet_parts import DEPTH, Block, Encoder, Node
+from ._unet_parts import DEPTH, Block, Node, UNetBase
 
 __all__ = ["UNet", "UNetPlusPlus"]
 
 
-class UNet(Encoder):
+class UNet(UNetBase):
     """U-Net: a node for each level, which joins the encoder's features (Ronneberger et al. 2015, figure 1).
 
-    Arguments and shape as `Encoder`.
+    Arguments and shape as `UNetBase`.
     """
 
     def _nodes(self, channels: list[int], block: Block, dd: DeviceAndDtype) -> nn.ModuleList:
@@ -52,7 +52,7 @@ class UNet(Encoder):
         return self.forward_head(self.forward_features(x))
 
 
-class UNetPlusPlus(Encoder):
+class UNetPlusPlus(UNetBase):
     """UNet++: nodes X(i, j) at every level, each joining all before it at its level (Zhou et al. 2018, equation 1).
 
     Args:
@@ -61,7 +61,7 @@ class UNetPlusPlus(Encoder):
             taken over the logits.
         eval_depth: Evaluate by the output of X(0, eval_depth) alone and skip what it does not need, the paper's fast
             mode and pruning; see `set_eval_depth`.
-        **kwargs: As `Encoder`.
+        **kwargs: As `UNetBase`.
     """
 
     def __init__(self, *, deep_supervision: bool = False, eval_depth: int | None = None, **kwargs: Any) -> None:
@@ -122,7 +122,7 @@ class UNetPlusPlus(Encoder):
 
 
 # Suffix of the architecture name -> activation. The paper does not say its alpha; ours is that of small networks.
-ACTIVATIONS: dict[str, dict[str, str]] = {
+UNET_ACTIVATIONS: dict[str, dict[str, str]] = {
     "": dict(act_layer="relu"),
     "_silu": dict(act_layer="silu"),
     "_lasilu": dict(act_layer="lasilu"),
@@ -158,7 +158,7 @@ def _variants(name: str, heads: int = 1, **model_args: Any) -> dict[str, Variant
         )
         for wide, width in WIDTHS.items()
         for bn, norm_layer in NORMS.items()
-        for suffix, acts in ACTIVATIONS.items()
+        for suffix, acts in UNET_ACTIVATIONS.items()
     }
 
 

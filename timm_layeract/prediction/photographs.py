@@ -31,8 +31,8 @@ __all__ = ["Format", "Prediction", "class_names", "classify_files", "render"]
 
 Format = Literal["table", "csv", "json"]
 TABLE, SHEET = "classes.csv", "classes.png"
-SHOWN = 120  # images on the contact sheet
-SIDE = 160  # of each there, in pixels
+SHOWN_IMAGES = 120  # images on the contact sheet
+SHEET_SIDE = 160  # of each there, in pixels
 
 
 @dataclass(frozen=True)
@@ -94,14 +94,14 @@ def classify_files(
                 continue
             found = _likeliest(network, torch.stack([tensor for _, (tensor, _) in good]).to(device), names, top)
             predictions += [Prediction(each.name, classes) for (each, _), classes in zip(good, found, strict=True)]
-            room = max(0, SHOWN - len(pictures)) if output is not None else 0
+            room = max(0, SHOWN_IMAGES - len(pictures)) if output is not None else 0
             captions = [f"{classes[0][0]} {100 * classes[0][1]:.0f} %" for classes in found]
             pictures += [(thumb, said) for (_, (_, thumb)), said in zip(good[:room], captions[:room], strict=True)]
     if not predictions:
         raise UserError(nothing_to("classify", failures))
     if output is not None:
         write_whole(output / TABLE, render(predictions, "csv"))
-        save_png(contact_sheet(pictures, SIDE), output / SHEET)
+        save_png(contact_sheet(pictures, SHEET_SIDE), output / SHEET)
         shown = f", the first {len(pictures)} images" if len(pictures) < len(predictions) else ""
         report(f"{output / TABLE}, {output / SHEET}{shown}")
     return predictions, failures
@@ -163,7 +163,7 @@ def _reader(network: nn.Module) -> Callable[[Input], tuple[Tensor, Image.Image] 
             picture = read_picture(each.source, each.name, brightness=brightness)
         except UserError as error:
             return error
-        small = ImageOps.contain(picture, (SIDE, SIDE))
+        small = ImageOps.contain(picture, (SHEET_SIDE, SHEET_SIDE))
         return transform(picture.convert(mode)), small
 
     return read

@@ -10,7 +10,7 @@ import timm
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from .._utils.files import cells_over_seeds, markdown_table, noise_table, p_value_table
+from .._utils.files import markdown_table
 from ..checkpoints.manifest import (
     FIGURES,
     SMP_CONFIG,
@@ -22,9 +22,10 @@ from ..checkpoints.manifest import (
     training_length,
 )
 from ..checkpoints.records import Entry
+from ..checkpoints.tables import cells_over_seeds, noise_table, p_value_table
 from ..compat.huggingface_hub import EvaluationResult, evaluation_entries
 from ..models._builder import NORMALIZED
-from ..models.resnet_cifar import ACTIVATIONS
+from ..models.resnet_cifar import CIFAR_ACTIVATIONS
 from ..training.recipe import list_recipes, load_recipe
 
 __all__ = ["card_files", "pictures", "render_card", "render_eval_results", "training_command"]
@@ -202,7 +203,7 @@ def _trained_alike(name: str, manifest: Manifest) -> list[str]:
 
 def _family(architecture: str) -> str:
     """``resnet20_lasilu`` -> ``resnet20``, ``smp:unet_lasilu/resnet34_lasilu`` -> ``smp:unet/resnet34``."""
-    endings = [end for end in (*ACTIVATIONS, *NORMALIZED) if end]
+    endings = [end for end in (*CIFAR_ACTIVATIONS, *NORMALIZED) if end]
     parts = architecture.split("/")
     return "/".join(next((part.removesuffix(end) for end in endings if part.endswith(end)), part) for part in parts)
 
@@ -231,7 +232,10 @@ def _robustness_table(name: str, manifest: Manifest) -> str | None:
     if not own:
         return None
     alike = {each: found for each, found in corrupted.items() if found and found["report"] == own["report"]}
-    rows = [[f"**{each}**" if each == name else each, *cells_over_seeds(found)] for each, found in alike.items()]
+    rows = [
+        [f"**{each}**" if each == name else each, *cells_over_seeds(found["mean"], found["std"])]
+        for each, found in alike.items()
+    ]
     return markdown_table(["network", *own["mean"]], rows)
 
 

@@ -35,7 +35,7 @@ KEPT_CFG = (
 # What a manifest's entry comes by after embedding.
 LATER = ("corrupted", "hub")
 # Above this, embedded weights are kept in float16.
-LARGE = 16 * 2**20
+LARGE_FILE = 16 * 2**20
 # Longest side of golden inputs: networks of ours that are made for larger images take any size.
 GOLDEN_SIDE = 64
 
@@ -64,7 +64,7 @@ def embed_checkpoint(model: nn.Module, tag: str, trained: Mapping[str, object], 
     name = embedded_name(built, tag)
     path = directory / f"{name}.safetensors"
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    save_weights(model, path, half=4 * parameters > LARGE)
+    save_weights(model, path, half=4 * parameters > LARGE_FILE)
     stored = load_file(path)
     published = deepcopy(built).cpu().float()
     published.load_state_dict(stored)

@@ -11,7 +11,7 @@ from ..data.sources import ImageSplit
 from ..errors import UserError
 from ..networks import Network
 
-__all__ = ["Score", "default_device", "predict", "score"]
+__all__ = ["Score", "class_probabilities", "default_device", "score"]
 
 BATCH = 125  # images at once: few enough for a processor's caches
 BINS = 15  # of confidence, as Guo et al. (2017) take them
@@ -37,7 +37,7 @@ def default_device() -> torch.device:
 
 
 @torch.inference_mode()
-def predict(network: Network, images: Tensor, classes: int, bf16: bool = False) -> Tensor:
+def class_probabilities(network: Network, images: Tensor, classes: int, bf16: bool = False) -> Tensor:
     """Probability of each class for each image.
 
     Args:
@@ -69,6 +69,6 @@ def predict(network: Network, images: Tensor, classes: int, bf16: bool = False) 
 def score(network: Network, split: ImageSplit, bf16: bool = False) -> Score:
     """How many images of a split a network classifies as labelled, and its calibration error there."""
     classes = len(split.classes)
-    probabilities = predict(network, split.images, classes, bf16)
+    probabilities = class_probabilities(network, split.images, classes, bf16)
     error = multiclass_calibration_error(probabilities, split.labels, classes, n_bins=BINS, norm="l1")
     return Score(int((probabilities.argmax(1) == split.labels).sum()), 100 * float(error))

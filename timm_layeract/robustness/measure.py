@@ -15,7 +15,7 @@ from .corruptions.constants import CATEGORIES, COMMON, CORRUPTIONS, SEVERITIES, 
 from .corruptions.generate import VERSIONS
 from .records import Means, MeasuredModel, MeasuredRun, OverSeeds, Robustness
 
-__all__ = ["ALEXNET", "CorruptedSets", "corruption_errors", "measure", "summary"]
+__all__ = ["ALEXNET", "CorruptedSets", "corruption_errors", "means_of", "measure"]
 
 ALEXNET = "alexnet"
 # Mean errors of AlexNet on ImageNet-C over the five severities, as Hendrycks & Dietterich published them.
@@ -182,7 +182,7 @@ def _model(
                     "sha256": network.sha256,
                     "parameters": network.parameters,
                     "clean": 100 * clean.correct / images,
-                    **summary(accuracy),
+                    **means_of(accuracy),
                     "accuracy": accuracy,
                     "calibration_error": {"clean": clean.calibration_error, "common": over_common(errors)},
                 }
@@ -190,7 +190,7 @@ def _model(
     return {"name": label, "runs": runs, **over_seeds(runs)}
 
 
-def summary(accuracy: Accuracies) -> Means:
+def means_of(accuracy: Accuracies) -> Means:
     """Means over the corruptions: the fifteen common ones, in total (the 19, as far as measured), each category."""
     means = {name: mean(values) for name, values in accuracy.items()}
     return {

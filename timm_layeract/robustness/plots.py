@@ -7,8 +7,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from .._utils.files import SIGNIFICANT
 from .._utils.plotting import new_figure, save_figure
+from ..checkpoints.tables import SIGNIFICANT
 from .corruptions.constants import SEVERITIES
 from .records import ReportedTest, Robustness
 

@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from .._utils.files import cells_over_seeds, csv_text, markdown_table
+from .._utils.files import csv_text, markdown_table
 from .._utils.writing import write_whole
+from ..checkpoints.tables import cells_over_seeds
 from .corruptions.constants import SEVERITIES, category_of
 from .measure import ALEXNET, corruption_errors
 from .records import Robustness
@@ -39,7 +40,9 @@ def summary_table(result: Robustness) -> str:
     for model in result["models"]:
         mce = [f"{errors[model['name']]['mCE']:.1f}"] if errors else []
         ece = [f"{model['calibration_error'][each]:.2f}" for each in calibrated]
-        rows.append([f"`{model['name']}`", str(len(model["runs"])), *cells_over_seeds(model), *ece, *mce])
+        rows.append(
+            [f"`{model['name']}`", str(len(model["runs"])), *cells_over_seeds(model["mean"], model["std"]), *ece, *mce]
+        )
     return markdown_table(["model", "seeds", *named], rows)
 
 

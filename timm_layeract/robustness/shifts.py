@@ -23,18 +23,18 @@ from .accuracy import BATCH
 from .attacks import fgsm, pgd
 from .measure import measured_in
 from .records import Kind, ShiftRun, Shifts
-from .run import load_test_set
+from .robustness import load_test_set
 
-__all__ = ["KINDS", "measure_shifts", "rotated", "shifts", "translated"]
+__all__ = ["STRENGTHS", "measure_shifts", "rotated", "shifts", "translated"]
 
 # Strengths: L-infinity distance in 1/255, degrees, percent of the side.
-KINDS: dict[Kind, tuple[int, ...]] = {
+STRENGTHS: dict[Kind, tuple[int, ...]] = {
     "fgsm": (1, 2, 4, 8),
     "pgd": (1, 2, 4, 8),
     "rotation": (5, 10, 20, 30),
     "translation": (5, 10, 15, 20),
 }
-UNITS: dict[Kind, str] = {"fgsm": "/255", "pgd": "/255", "rotation": "°", "translation": " %"}
+STRENGTH_UNITS: dict[Kind, str] = {"fgsm": "/255", "pgd": "/255", "rotation": "°", "translation": " %"}
 BILINEAR = transforms.InterpolationMode.BILINEAR
 
 
@@ -66,7 +66,7 @@ def changed(kind: Kind, strength: float, network: Network, steps: int, images: T
 def measure_shifts(
     networks: Sequence[Network],
     clean: ImageSplit,
-    kinds: Sequence[Kind] = tuple(KINDS),
+    kinds: Sequence[Kind] = tuple(STRENGTHS),
     *,
     steps: int = 10,
     progress: bool = True,
@@ -76,7 +76,7 @@ def measure_shifts(
     Args:
         networks: Those with one label are the seeds of one model.
         clean: Test images.
-        kinds: Of `KINDS`.
+        kinds: Of `STRENGTHS`.
         steps: Of PGD, from a random start.
         progress: Show a progress bar.
 
@@ -85,7 +85,7 @@ def measure_shifts(
     """
     runs: list[ShiftRun] = []
     with progress_bar(progress) as bar:
-        task = bar.add_task("shifts", total=len(networks) * (1 + sum(len(KINDS[kind]) for kind in kinds)))
+        task = bar.add_task("shifts", total=len(networks) * (1 + sum(len(STRENGTHS[kind]) for kind in kinds)))
         for network in networks:
             bar.update(task, description=network.source)
             run: ShiftRun = {
@@ -97,7 +97,7 @@ def measure_shifts(
             bar.advance(task)
             for kind in kinds:
                 run[kind] = []
-                for strength in KINDS[kind]:
+                for strength in STRENGTHS[kind]:
                     change = partial(changed, kind, strength, network, steps)
                     run[kind].append(_accuracy(network, clean, change))
                     bar.advance(task)
@@ -132,21 +132,21 @@ def shifts(
     progress: bool = True,
     report: Callable[[str], None] = print,
 ) -> Shifts:
-    """Measure models by name and write shifts.json, .md and .png; arguments as `run.robustness` and `measure_shifts`.
+    """Measure models by name and write shifts.json, .md and .png; arguments as of `robustness` and `measure_shifts`.
 
     Raises:
         UserError: Anything that is not there or does not fit.
     """
-    unknown = [kind for kind in kinds if kind not in KINDS]
+    unknown = [kind for kind in kinds if kind not in STRENGTHS]
     if unknown:
-        raise UserError(f"There is no shift {unknown[0]!r}; {did_you_mean(unknown[0], KINDS)}")
+        raise UserError(f"There is no shift {unknown[0]!r}; {did_you_mean(unknown[0], STRENGTHS)}")
     check_folder(Path(output))
     networks, clean = load_test_set(models, seeds, data, limit, progress, columns)
-    chosen = [cast(Kind, kind) for kind in kinds or KINDS]
+    chosen = [cast(Kind, kind) for kind in kinds or STRENGTHS]
     runs = measure_shifts(networks, clean, chosen, steps=steps, progress=progress)
     result: Shifts = {
         "data": {"name": data_name or dataset_name(data), "images": len(clean), "sha256": clean.sha256()},
-        "strengths": {kind: list(KINDS[kind]) for kind in chosen},
+        "strengths": {kind: list(STRENGTHS[kind]) for kind in chosen},
         "pgd_steps": steps,
         "runs": runs,
         **measured_in(networks[0]),
@@ -171,7 +171,7 @@ def _columns(result: Shifts) -> dict[str, dict[Kind, list[list[float]]]]:
 
 def _table(result: Shifts) -> str:
     head = ["model", "seeds", "clean"]
-    head += [f"{kind} {s}{UNITS[kind]}" for kind, strengths in result["strengths"].items() for s in strengths]
+    head += [f"{kind} {s}{STRENGTH_UNITS[kind]}" for kind, strengths in result["strengths"].items() for s in strengths]
     rows = []
     for model, kinds in _columns(result).items():
         first = next(iter(kinds.values()))
@@ -193,7 +193,7 @@ def _plot(result: Shifts, path: Path) -> None:
             means = [mean(column) for column in zip(*kinds[kind], strict=True)]
             panel.plot([0, *strengths], means, marker="o", markersize=3, label=model)
         panel.set_title(kind, fontsize=9)
-        panel.set_xlabel(f"strength ({UNITS[kind].strip()})", fontsize=8)
+        panel.set_xlabel(f"strength ({STRENGTH_UNITS[kind].strip()})", fontsize=8)
         panel.set_ylim(0, 100)
     axes[0, 0].set_ylabel("accuracy, %")
     axes[0, 0].legend(fontsize=6)

@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-from .._utils.files import SIGNIFICANT, markdown_table, p_value_table, write_json
+from .._utils.files import markdown_table, write_json
 from .._utils.records import read_record
 from .._utils.writing import check_folder, write_whole
+from ..checkpoints.tables import SIGNIFICANT, p_value_table
 from ..errors import UserError, did_you_mean
 from .measure import figures_of
 from .plots import plot_forest

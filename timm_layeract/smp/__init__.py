@@ -5,8 +5,8 @@ them by name. Importing this
 package registers both with SMP, which `timm_layeract.compat.when_imported` does as soon as SMP is imported.
 """
 
-from .architectures import ACTIVATIONS, create_model
+from .architectures import SMP_ACTIVATIONS, create_model
 from .by_name import load_by_name
 from .encoders import resnet_encoder
 
-__all__ = ["ACTIVATIONS", "create_model", "load_by_name", "resnet_encoder"]
+__all__ = ["SMP_ACTIVATIONS", "create_model", "load_by_name", "resnet_encoder"]

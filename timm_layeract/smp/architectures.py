@@ -37,11 +37,11 @@ from ..layers import LayerAct
 from ..swap import swap_activations
 from .encoders import LAYERACT
 
-__all__ = ["ACTIVATIONS", "create_model"]
+__all__ = ["SMP_ACTIVATIONS", "create_model"]
 
 NAMED = ("unet", "unetplusplus")
 # Suffix of the architecture name -> activation, that of the encoders of the same suffix.
-ACTIVATIONS = {**LAYERACT, "_silu": "silu"}
+SMP_ACTIVATIONS = {**LAYERACT, "_silu": "silu"}
 CARD = "README.md"
 LICENSE = "apache-2.0"
 VARIANT = "LayerAct"  # before the name of SMP's class
@@ -51,7 +51,7 @@ SAVE_AGAIN = (
 )
 
 
-class RecordsActivations:
+class RecordsSmpActivations:
     """Mixin for SMP's architectures: swaps activations when built, and saves and loads with their fingerprint."""
 
     config: dict[str, Any]
@@ -104,7 +104,7 @@ class RecordsActivations:
     def embedded_name(self) -> str:
         """What its weights are called, before the tag: architecture and encoder, ``unet_lasilu-resnet34_lasilu``."""
         decoder = self._hub_mixin_config["decoder_activation"]
-        suffixes = {activation: suffix for suffix, activation in ACTIVATIONS.items()}
+        suffixes = {activation: suffix for suffix, activation in SMP_ACTIVATIONS.items()}
         suffix = suffixes.get(decoder, f"_{decoder}") if decoder else ""
         name = f"{type(self).__name__.removeprefix(VARIANT)}{suffix}-{self._hub_mixin_config['encoder_name']}"
         return name.lower().replace(".", "_")
@@ -216,7 +216,7 @@ def _variant(architecture: type[SegmentationModel]) -> type[SegmentationModel]:
         activations: Fingerprint from a saved config.json, which the network is compared with.
     """
     body = {"__init__": __init__, "__doc__": doc, "__module__": __name__}
-    return type(name, (RecordsActivations, architecture), body)
+    return type(name, (RecordsSmpActivations, architecture), body)
 
 
 _VARIANTS: Mapping[str, Any] = {
@@ -248,6 +248,6 @@ for _class in _VARIANTS.values():
     setattr(sys.modules[__name__], _class.__name__, _class)  # where pickle looks
     setattr(smp, _class.__name__, _class)  # where smp.from_pretrained looks
 for _name in NAMED:
-    for _suffix, _activation in ACTIVATIONS.items():
+    for _suffix, _activation in SMP_ACTIVATIONS.items():
         _both = dict(encoder_activation=_activation, decoder_activation=_activation)
         smp.MODEL_ARCHITECTURES_MAPPING[f"{_name}{_suffix}"] = partial(_VARIANTS[_name], **_both)

@@ -25,7 +25,7 @@ from .encoders import LAYERACT
 __all__ = ["create_by_name", "like_timm", "load_by_name", "load_entry", "with_activation", "with_classes"]
 
 HEAD = "segmentation_head."
-SIDE = 256  # of the windows it is trained on where no recipe says; a multiple of every encoder's stride
+WINDOW_SIDE = 256  # of the windows it is trained on where no recipe says; a multiple of every encoder's stride
 
 
 def create_by_name(name: str, classes: int = 1) -> SegmentationModel:
@@ -160,7 +160,7 @@ def like_timm(model: SegmentationModel, name: str | None = None) -> Segmentation
     channels = config["in_channels"]
     described = {
         "architecture": name or f"{SMP}{type(model).__name__}/{config['encoder_name']}",
-        "input_size": (channels, SIDE, SIDE),
+        "input_size": (channels, WINDOW_SIDE, WINDOW_SIDE),
         "mean": IMAGENET_DEFAULT_MEAN if channels == 3 else (0.5,) * channels,
         "std": IMAGENET_DEFAULT_STD if channels == 3 else (0.5,) * channels,
         "interpolation": "bilinear",

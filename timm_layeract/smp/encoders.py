@@ -15,13 +15,13 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from ..fuse import Fused, FusedSequential, fuse, fuses, shortcut
 from ..layers.batch_norm_act import norm_act
-from ..models.resnet_layeract import ACTIVATIONS
+from ..models.resnet_layeract import IMAGENET_ACTIVATIONS
 from ..swap import swap_activations
 
 __all__ = ["LAYERACT", "resnet_encoder"]
 
 # Suffix of an encoder's name -> its activation, as of our timm models of the same name.
-LAYERACT: dict[str, str] = {suffix: ACTIVATIONS[suffix]["act_layer"] for suffix in ("_lasilu", "_lahardsilu")}
+LAYERACT: dict[str, str] = {suffix: IMAGENET_ACTIVATIONS[suffix]["act_layer"] for suffix in ("_lasilu", "_lahardsilu")}
 STOCK = ("resnet18", "resnet34", "resnet50", "resnet101")
 
 

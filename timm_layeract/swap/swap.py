@@ -22,7 +22,7 @@ from .dataflow import DataFlow
 from .placement import add_buffer_norm, check_placement, choose_places, find_head, remove_affine
 from .report import SwapEntry, SwapReport
 from .sites import Selection, Site, Wanted, find_sites
-from .traced_methods import Source, UntraceableError, rewritten_class
+from .traced_methods import MethodSource, UntraceableError, rewritten_class
 
 __all__ = ["SwapEntry", "SwapReport", "swap_activations"]
 
@@ -150,7 +150,7 @@ def _rewrite(sites: list[Site]) -> dict[int, type[nn.Module]]:
     for site in sites:
         if site.method is not None and site.reason is None:
             by_method.setdefault(id(site.method), {})[site.name] = site
-    sources: dict[int, tuple[nn.Module, list[Source]]] = {}
+    sources: dict[int, tuple[nn.Module, list[MethodSource]]] = {}
     for group in by_method.values():
         first = next(iter(group.values()))
         assert first.method is not None

@@ -24,11 +24,11 @@ from torch import fx, nn
 from .audit import UntraceableError, audited
 from .functional_calls import called_function
 
-__all__ = ["ActivationCall", "FunctionalMethod", "Source", "UntraceableError", "graph_of", "rewritten_class"]
+__all__ = ["ActivationCall", "FunctionalMethod", "MethodSource", "UntraceableError", "graph_of", "rewritten_class"]
 
 
 # A rewritten method: its name, its source text, and the global names of that text as (name, "module" or "value", what).
-Source = tuple[str, str, tuple[tuple[str, str, Any], ...]]
+MethodSource = tuple[str, str, tuple[tuple[str, str, Any], ...]]
 
 
 class _Tracer(fx.Tracer):
@@ -122,7 +122,7 @@ class FunctionalMethod:
             if call.inplace and not new.users:
                 raise UntraceableError("an in-place call changes a tensor that is read under another name")
 
-    def source(self) -> Source:
+    def source(self) -> MethodSource:
         """The method as ``(name, source text, global names)``, all hashable and picklable."""
         code = self.graph.python_code("self")
         text = code.src.lstrip()
@@ -217,19 +217,19 @@ class _Rewritten:
     """Base of the classes that carry rewritten methods; made anew from their source when copied or unpickled."""
 
     _layeract_base: type[nn.Module]
-    _layeract_sources: tuple[Source, ...]
+    _layeract_sources: tuple[MethodSource, ...]
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         return _restore, (self._layeract_base, self._layeract_sources), super().__reduce_ex__(2)[2]
 
 
-def _restore(base: type[nn.Module], sources: tuple[Source, ...]) -> nn.Module:
+def _restore(base: type[nn.Module], sources: tuple[MethodSource, ...]) -> nn.Module:
     kind = rewritten_class(base, sources)  # type: ignore[arg-type]
     return kind.__new__(kind)
 
 
 @functools.lru_cache(maxsize=1024)
-def rewritten_class(base: type[nn.Module], sources: tuple[Source, ...]) -> type[nn.Module]:
+def rewritten_class(base: type[nn.Module], sources: tuple[MethodSource, ...]) -> type[nn.Module]:
     """Subclass of `base`, of the same name, with the methods of `sources` (`FunctionalMethod.source`) replaced."""
     if issubclass(base, _Rewritten):
         sources = (*(s for s in base._layeract_sources if s[0] not in {m for m, _, _ in sources}), *sources)

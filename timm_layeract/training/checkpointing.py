@@ -25,7 +25,7 @@ __all__ = ["Stateful", "find_checkpoint", "load_checkpoint", "write_checkpoint"]
 SEAL = "seal.json"
 KEPT = 2  # the newest may turn out damaged
 # Ends of names that pickles have; runs of earlier versions had some in their checkpoints.
-PICKLES = (".bin", ".pkl", ".pt", ".pth")
+STATE_PICKLES = (".bin", ".pkl", ".pt", ".pth")
 
 
 class Stateful(Protocol):
@@ -128,7 +128,7 @@ def _fault(checkpoint: Path) -> str | None:
         seal = None
     if not isinstance(seal, dict):
         return f"{SEAL} cannot be read"
-    pickles = [path.name for path in _files(checkpoint) if path.suffix in PICKLES]
+    pickles = [path.name for path in _files(checkpoint) if path.suffix in STATE_PICKLES]
     if pickles:
         return f"{pickles[0]} is a pickle, as earlier versions wrote, which can run code when it is read"
     found = _hashes(checkpoint)

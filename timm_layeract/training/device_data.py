@@ -16,7 +16,7 @@ from ..errors import UserError
 
 __all__ = ["DeviceData", "on_device"]
 
-SHARE = 0.4  # of the free memory, so that the network has the rest
+MEMORY_SHARE = 0.4  # of the free memory, so that the network has the rest
 
 
 class DeviceData:
@@ -57,7 +57,7 @@ def on_device(split: Any, wanted: str, device: torch.device) -> DeviceData | Non
             "data_on_device 'true' is for images of equal size that fit into memory; give 'auto', or smaller images."
         )
     size = split.images.numel() + split.labels.numel() * split.labels.element_size()
-    room = SHARE * torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else float("inf")
+    room = MEMORY_SHARE * torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else float("inf")
     if size <= room:
         return DeviceData(split, device)
     if wanted == "auto":

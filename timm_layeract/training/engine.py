@@ -28,6 +28,7 @@ from ..layers import synchronize_statistics
 from .batches import Batches, Part, enough_for_batch_norm, stream
 from .checkpointing import Stateful, find_checkpoint, load_checkpoint, write_checkpoint
 from .cuda_graph import StepGraphs, check_capturable
+from .display import EpochProgress
 from .feed import Feed
 from .folder import BEST, CHECKPOINTS
 from .history import EpochRecord, EpochTime, RunState
@@ -35,7 +36,6 @@ from .measurements import Measurements, sums_of
 from .optim import create_optimizer, create_schedule
 from .options import Execution
 from .processes import create_accelerator
-from .progress import EpochProgress
 from .recipe import Recipe
 from .tasks import Task
 from .validation import Validation

@@ -15,7 +15,7 @@ __all__ = [
     "ADAPTATION",
     "FINE_TUNING",
     "FINE_TUNING_LARGE",
-    "LARGE",
+    "LARGE_SIDE",
     "TRAINING",
     "Adaptation",
     "Execution",
@@ -29,8 +29,11 @@ Report = Callable[[str], None]
 # Recipes by task; that of classification without one.
 TRAINING = {"classification": "cifar10_resnet", "segmentation": "segmentation_fast", "text": "imdb_textrcnn"}
 FINE_TUNING = {"classification": "finetune", "segmentation": "finetune_segmentation"}
-FINE_TUNING_LARGE = {**FINE_TUNING, "classification": "finetune_photographs"}  # of networks for images over LARGE px
-LARGE = 64
+FINE_TUNING_LARGE = {
+    **FINE_TUNING,
+    "classification": "finetune_photographs",
+}  # of networks for images over LARGE_SIDE px
+LARGE_SIDE = 64
 ADAPTATION = {"classification": "adapt", "segmentation": "adapt_segmentation"}
 
 

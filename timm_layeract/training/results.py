@@ -9,8 +9,8 @@ from .._utils.files import surroundings, write_json
 from .._utils.records import check_record, read_record
 from ..checkpoints.records import Identity, Result
 from ..data.splits import Split
+from .display import show_classes, show_dead, show_figures
 from .engine import Trainer
-from .progress import show_classes, show_dead, show_figures
 
 __all__ = ["finish", "summary", "write_result"]
 

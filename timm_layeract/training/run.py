@@ -22,6 +22,7 @@ from ..checkpoints.save import save_pretrained
 from ..data.splits import Split, holdout
 from ..errors import UserError, did_you_mean
 from .curves import plot_curves
+from .display import show_dead, show_figures
 from .engine import Trainer
 from .folder import HASHES, PICTURE, TRACKED, check_output, own_folder
 from .history import EpochRecord
@@ -29,7 +30,6 @@ from .identity import identify
 from .options import Execution
 from .preprocessing import record_preprocessing
 from .processes import process_state
-from .progress import show_dead, show_figures
 from .recipe import Recipe
 from .results import finish, summary
 from .start import Start

@@ -11,8 +11,8 @@ from typing_extensions import TypedDict
 from .._utils.records import check_record, read_record
 from ..checkpoints.records import Environment, Identity, LoggedEpoch, Result, Scores
 from ..errors import UserError
+from .display import show_figures
 from .folder import IDENTITY, FolderInUseError, check_unused, flatten
-from .progress import show_figures
 
 __all__ = ["check_alike", "list_runs", "read_environment", "read_finished", "runs_table"]
 

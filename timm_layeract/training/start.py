@@ -11,7 +11,7 @@ from ..data.splits import Split
 from ..errors import UserError
 from ..layers import set_alpha
 from ..networks import Source, parse_source
-from .options import FINE_TUNING, FINE_TUNING_LARGE, LARGE, TRAINING, RunOptions
+from .options import FINE_TUNING, FINE_TUNING_LARGE, LARGE_SIDE, TRAINING, RunOptions
 from .recipe import Recipe
 from .tasks import TASKS
 from .tasks.text import check_reads_text
@@ -52,7 +52,7 @@ class Start:
         if not self.pretrained:
             return TRAINING
         sides = self.source.describe()[1].get("input_size", (3, 0, 0))[1:]
-        return FINE_TUNING_LARGE if min(sides) > LARGE else FINE_TUNING
+        return FINE_TUNING_LARGE if min(sides) > LARGE_SIDE else FINE_TUNING
 
     @property
     def source(self) -> Source:

@@ -18,7 +18,7 @@ from .tasks import Task
 
 __all__ = ["Validation"]
 
-PROBES = 256  # samples on which dead units are looked for
+DEAD_UNIT_SAMPLES = 256  # samples on which dead units are looked for
 
 
 class Validation:
@@ -51,7 +51,7 @@ class Validation:
 
     def dead_units(self, network: nn.Module, data: Split, size: int) -> dict[str, float]:
         """Percent of dead channels and parameters, on some samples augmented as in training, in batches of `size`."""
-        probes = min(PROBES, len(data))
+        probes = min(DEAD_UNIT_SAMPLES, len(data))
         drawn: list[int] = [Drawn(row, stream(self._recipe.seed, row)) for row in range(probes)]
         rows = [drawn[start : start + size] for start in range(0, probes, size)]
 

@@ -16,16 +16,16 @@ from .._utils.plotting import new_figure, save_figure
 from .._utils.progress import tracked
 from ..errors import UserError
 from ..networks import Network
-from ..robustness.run import load_test_set
-from ..watch import watched
-from .digits import fit, load_digits, mlp
+from ..robustness.robustness import load_test_set
+from ..watch import watched_copy
 from .distributions import Distribution, describe, draw_boxes
 from .one_layer import NOISES, fluctuation
+from .small_networks import load_digits, mlp, train_small
 
 __all__ = ["alike", "describe_sites", "layers", "likeness", "similarity"]
 
 
-class Site(TypedDict):
+class SiteFigures(TypedDict):
     """An activation: `means` of each channel, and `fluctuation` by noise, each for ``input`` and ``output``."""
 
     means: dict[str, Distribution]
@@ -41,7 +41,7 @@ class Likeness(TypedDict):
 
 def layers(
     models: Sequence[str], data: str, output: str | Path, *, limit: int = 200, seed: int = 11, progress: bool = True
-) -> dict[str, dict[str, Site]]:
+) -> dict[str, dict[str, SiteFigures]]:
     """Mean activations and fluctuation at each activation of loaded networks; write layers.json and layers.png.
 
     Args:
@@ -57,7 +57,7 @@ def layers(
         sample, a mean over the elements so that layers compare), each for ``input`` and ``output``.
 
     Raises:
-        UserError: Anything that is not there or does not fit; a network without activation modules.
+        UserError: Anything that is not there or does not train_small; a network without activation modules.
     """
     networks, clean = load_test_set(models, (), data, limit, progress)
     images = clean.images.float() / 255
@@ -70,9 +70,9 @@ def layers(
 
 
 @torch.no_grad()
-def describe_sites(network: Network, images: Tensor, seed: int) -> dict[str, Site]:
+def describe_sites(network: Network, images: Tensor, seed: int) -> dict[str, SiteFigures]:
     """`layers` of one network: path -> ``means`` and ``fluctuation``."""
-    sites: dict[str, Site] = {}
+    sites: dict[str, SiteFigures] = {}
 
     def watch(path: str, module: nn.Module, inputs: Tensor, output: Tensor) -> None:
         sides = {"input": inputs, "output": output}
@@ -87,7 +87,7 @@ def describe_sites(network: Network, images: Tensor, seed: int) -> dict[str, Sit
             described = {side: describe(values) for side, values in zip(sides, moved, strict=True)}
             sites[path]["fluctuation"][f"N({mean:g}, {std:g})"] = described
 
-    watched(network.module, watch)(images.to(next(network.module.parameters()).device))
+    watched_copy(network.module, watch)(images.to(next(network.module.parameters()).device))
     return sites
 
 
@@ -135,7 +135,7 @@ def similarity(
         activations' outputs.
 
     Raises:
-        UserError: Anything that is not there or does not fit; models without data.
+        UserError: Anything that is not there or does not train_small; models without data.
     """
     if models and data is None:
         raise UserError("Models need --data, the images that their representations are of.")
@@ -153,7 +153,7 @@ def similarity(
             "BatchNorm, LA-SiLU": ("lasilu", nn.BatchNorm1d),
         }
         for name, (activation, norm) in tracked(list(small.items()), "training", progress):
-            trained = fit(partial(mlp, [100] * 4, activation, norm), digits, epochs, seed)
+            trained = train_small(partial(mlp, [100] * 4, activation, norm), digits, epochs, seed)
             found[name] = alike(trained, digits.test[:limit], digits.test_labels[:limit])
     write_json(Path(output) / "similarity.json", {"data": data, "images": limit, "models": found})
     figure, axes = new_figure(1, 2, 4.5, 3.2)
@@ -178,11 +178,11 @@ def alike(network: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Liken
         within, across = likeness(output.cpu(), labels)
         found[path] = {"within": within, "across": across}
 
-    watched(network, watch)(images.to(next(network.parameters()).device))
+    watched_copy(network, watch)(images.to(next(network.parameters()).device))
     return found
 
 
-def _plot_layers(found: Mapping[str, Mapping[str, Site]], path: Path) -> None:
+def _plot_layers(found: Mapping[str, Mapping[str, SiteFigures]], path: Path) -> None:
     tallest = max(len(sites) for sites in found.values())
     figure, axes = new_figure(len(found), 3, 4.5, 0.2 * tallest + 0.8)
     for row, (model, sites) in enumerate(found.items()):

@@ -7,16 +7,16 @@ from functools import partial
 import pytest
 from rich.console import Console
 
-from timm_layeract.training import progress
+from timm_layeract.training import display
 
 
 def test_bar_shows_loss_accuracy_and_rate(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(progress.EpochProgress, "INTERVAL", 0.0)
-    monkeypatch.setattr(progress.sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(display.EpochProgress, "INTERVAL", 0.0)
+    monkeypatch.setattr(display.sys.stdout, "isatty", lambda: True, raising=False)
     screen = io.StringIO()
     terminal = Console(file=screen, force_terminal=True, width=120)
-    monkeypatch.setattr(progress, "Progress", partial(progress.Progress, console=terminal))
-    with progress.EpochProgress("epoch 1/2", 4) as bar:
+    monkeypatch.setattr(display, "Progress", partial(display.Progress, console=terminal))
+    with display.EpochProgress("epoch 1/2", 4) as bar:
         for _ in range(4):
             bar.advance(lambda: {"loss": 2.5, "top1": 25.0}, 8)
     shown = screen.getvalue()

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from ..data.digits import DIGITS, digit_splits
 from ..data.sources import load_splits
-from ..models.resnet_cifar import ACTIVATIONS
+from ..models.resnet_cifar import CIFAR_ACTIVATIONS
 from ..registry import activation_factory, list_activations
 
-__all__ = ["Digits", "all_activations", "fit", "load_digits", "mlp"]
+__all__ = ["Digits", "all_activations", "load_digits", "mlp", "train_small"]
 
 PIXELS, CLASSES = 28 * 28, 10
-Layer = Callable[[int], nn.Module]
+LayerFactory = Callable[[int], nn.Module]
 
 
 @dataclass(frozen=True)
@@ -54,10 +54,10 @@ def load_digits(source: str | None = None, progress: bool = True) -> Digits:
 
 def all_activations() -> list[str]:
     """The papers' element-wise activations and every one that is registered here, by name."""
-    return list(dict.fromkeys([*ACTIVATIONS.values(), *list_activations()]))
+    return list(dict.fromkeys([*CIFAR_ACTIVATIONS.values(), *list_activations()]))
 
 
-def mlp(widths: Sequence[int], activation: str, norm: Layer | None = None) -> nn.Sequential:
+def mlp(widths: Sequence[int], activation: str, norm: LayerFactory | None = None) -> nn.Sequential:
     """Layers of these widths, each followed by the norm, if any, and the activation; then ten outputs."""
     layers: list[nn.Module] = []
     for before, after in zip((PIXELS, *widths), widths, strict=False):
@@ -65,7 +65,7 @@ def mlp(widths: Sequence[int], activation: str, norm: Layer | None = None) -> nn
     return nn.Sequential(*layers, nn.Linear(widths[-1], CLASSES))
 
 
-def fit(
+def train_small(
     build: Callable[[], nn.Sequential],
     digits: Digits,
     epochs: int,

@@ -14,7 +14,7 @@ from ..data.sources import ImageSplit
 from ..data.test_images import load_test_split
 from ..errors import UserError
 from ..networks import Network, load_networks
-from .accuracy import default_device, predict
+from .accuracy import class_probabilities, default_device
 from .cache import ResultCache
 from .corruptions.constants import CORRUPTIONS, expand_names
 from .corruptions.generate import RegeneratedSets
@@ -167,7 +167,11 @@ def _strip(
     first = {network.label: network for network in reversed(networks)}
     stacked = torch.stack(list(pictures.values()))
     predictions = {
-        label: [clean.classes[index] for index in predict(network, stacked, len(clean.classes)).argmax(1).tolist()]
+        label: [clean.classes[index] for index in _predicted(network, stacked, len(clean.classes))]
         for label, network in reversed(first.items())
     }
     plot_strip(pictures, predictions, clean.classes[int(clean.labels[0])], path)
+
+
+def _predicted(network: Network, images: torch.Tensor, classes: int) -> list[int]:
+    return class_probabilities(network, images, classes).argmax(1).tolist()
