@@ -20,16 +20,20 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from safetensors import SafetensorError, safe_open
+from timm.utils import unwrap_model
+from torch import nn
 
 from ..compat.huggingface_hub import HUB_ERRORS, OUT_OF_REACH
-from ..compat.timm import resolve_pretrained_source
+from ..compat.timm import check_checkpoints, resolve_pretrained_source
 from ..errors import UserError
+from .fingerprint import check_fingerprint
 from .manifest import HUB_FILE, WEIGHTS_DIR, read_manifest
 from .records import Entry
-from .save import WEIGHTS_HASH_KEY, file_sha256
+from .save import WEIGHTS_HASH_KEY, file_sha256, stored_fingerprint
 
 __all__ = [
     "HUB_ERRORS",
+    "check_activations",
     "check_weights",
     "download_weights",
     "entry_weights",
@@ -141,6 +145,26 @@ def hub_reason(error: Exception) -> str:
     status = f"{error.response.status_code}: " if isinstance(error, HfHubHTTPError) else ""
     said = getattr(error, "server_message", None) or str(error).strip().splitlines()[0]
     return f"the Hub answered {status}{said}"
+
+
+def check_activations(model: nn.Module, path: Path) -> None:
+    """Refuse a weight file that was saved with other activations than a model runs.
+
+    Args:
+        model: That is to get the weights; DistributedDataParallel and compiled ones are looked into.
+        path: The file. Only those of safetensors may say what they were saved with.
+
+    Raises:
+        UserError: Other activations, or no whole safetensors file.
+    """
+    if path.suffix == ".safetensors" and path.is_file():
+        check_weights(path)
+        expected = stored_fingerprint(path)
+        if expected is not None:
+            check_fingerprint(expected, unwrap_model(model), str(path))
+
+
+check_checkpoints(check_activations)
 
 
 def check_weights(path: Path, sha256: str | None = None) -> None:

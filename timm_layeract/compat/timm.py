@@ -13,16 +13,18 @@ from typing import Any
 
 import torch
 from timm import layers, models
-from timm.models import _builder, _factory, _hub
+from timm.models import _builder, _factory, _helpers, _hub
 from timm.models._builder import _resolve_pretrained_source as resolve_pretrained_source
 from timm.models._features import feature_take_indices
 from torch import nn
 
 from .._utils.timm_types import DeviceAndDtype
+from .._utils.writing import write_whole
 
 __all__ = [
     "PRIVATE",
     "RECORDS_ARGUMENTS",
+    "check_checkpoints",
     "feature_take_indices",
     "get_device_dtype",
     "get_model_args",
@@ -34,6 +36,7 @@ __all__ = [
 # Private name -> (since, what happens without it).
 PRIVATE = {
     "timm.models._builder._resolve_pretrained_source": ("0.9", "weights cannot be checked before timm loads them"),
+    "timm.models._factory.load_checkpoint": ("0.4", "checkpoint_path= loads files of other activations"),
     "timm.models._features.feature_take_indices": ("1.0", "no forward_intermediates of our networks"),
     "timm.models._hub.save_config_for_hf": ("0.9", "no config.json beside saved weights"),
 }
@@ -67,8 +70,29 @@ def update_model_args(model: nn.Module, **args: Any) -> None:
 
 
 def save_config(model: nn.Module, path: Path, config: Mapping[str, object]) -> None:
-    """Write timm's config.json of a network, with the fields of `config` added."""
+    """Write timm's config.json of a network, with the fields of `config` added.
+
+    Without the number of classes among its arguments, where timm repeats it: transformers gives it to `create_model` a
+    second time, and timm itself takes the one at the top.
+    """
     _hub.save_config_for_hf(model, path, model_config=dict(config))  # type: ignore[arg-type]
+    written = json.loads(path.read_text())
+    if written.get("model_args", {}).get("num_classes") == written["num_classes"]:
+        del written["model_args"]["num_classes"]
+        write_whole(path, json.dumps(written, indent=2))
+
+
+def check_checkpoints(check: Callable[[nn.Module, Path], None]) -> None:
+    """Let timm's `load_checkpoint`, and so ``create_model(checkpoint_path=...)``, check each file by `check` before."""
+    load = models.load_checkpoint
+
+    @functools.wraps(load)
+    def checked(model: nn.Module, checkpoint_path: str, *args: Any, **options: Any) -> Any:
+        check(model, Path(checkpoint_path))
+        return load(model, checkpoint_path, *args, **options)
+
+    for place in (models, _helpers, _factory):
+        place.load_checkpoint = checked  # type: ignore[attr-defined]
 
 
 def _get_device_dtype(module: nn.Module) -> DeviceAndDtype:
