@@ -32,7 +32,7 @@ def main() -> None:
     shown = pictures(manifest)  # which `layeract embed` puts there
     wrong = [name for name, sha256 in shown.items() if not _is(FOLDER / name, sha256)]
     if wrong:
-        sys.exit(f"hub_cards/ lacks the pictures {', '.join(wrong)} as they were embedded: embed those networks anew.")
+        sys.exit(f"hub_cards/ lacks the pictures {', '.join(wrong)} as they were embedded: embed those networks again.")
     written = {path.name: path.read_bytes() for path in FOLDER.glob("*") if path.name not in shown}
     schema = json.dumps(manifest_schema(), indent=2) + "\n"
     if "--check" in sys.argv[1:]:

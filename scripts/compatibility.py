@@ -50,7 +50,7 @@ def find_python(versions: Sequence[str]) -> str:
 
 
 def environment(name: str) -> str:
-    """Python of a set's environment, made anew where its requirements have changed since."""
+    """Python of a set's environment, rebuilt when its requirements have changed."""
     pythons, requirements = SETS[name]
     python = find_python(pythons)
     key = hashlib.sha256("\n".join([python, *requirements, *extras()]).encode()).hexdigest()[:12]

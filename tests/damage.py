@@ -23,8 +23,8 @@ def empty(path: Path) -> None:
 
 
 DAMAGE = [
-    (truncated, r"is no whole safetensors file .*cut short or damaged; delete it"),
-    (pickled, r"is no whole safetensors file"),
-    (empty, r"is no whole safetensors file"),
+    (truncated, r"is not a complete safetensors file .*cut short or damaged; delete it"),
+    (pickled, r"is not a complete safetensors file"),
+    (empty, r"is not a complete safetensors file"),
     (one_bit, r"is not the file that was published: its sha256 is \w{64}, it should be \w{64}"),
 ]

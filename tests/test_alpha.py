@@ -90,8 +90,8 @@ def test_names_with_alpha() -> None:
         "lasilu(beta=1)": "has no 'beta'",
         "lasilu(scale=sigmoid)": "has no 'scale'",
         "layeract(scale=tanh)": "Unknown scale 'tanh'",
-        "relu(alpha=1)": "relu is no LayerAct",
-        "nrelu(alpha=1)": "nrelu is no LayerAct",
+        "relu(alpha=1)": "relu is not a LayerAct",
+        "nrelu(alpha=1)": "nrelu is not a LayerAct",
         "lasillu(alpha=1)": "did you mean 'lasilu'",
         "lasilu(alpha=1": "Unknown activation",
     }.items():

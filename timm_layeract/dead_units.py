@@ -50,7 +50,7 @@ def dead_units(
     Args:
         network: Any.
         batches: Inputs and targets; a few hundred samples in all tell.
-        loss: Of outputs and targets, as in training.
+        loss: Loss of outputs and targets, as in training.
     """
     lowest: dict[str, Tensor] = {}
     highest: dict[str, Tensor] = {}

@@ -10,7 +10,7 @@ ROOM = 120  # characters of a message that names may take
 
 
 class UserError(ValueError):
-    """Something the user can mend; the command line prints its message and exits with code 2."""
+    """Something the user can fix; the command line prints its message and exits with code 2."""
 
 
 class WriteError(OSError):

@@ -67,7 +67,7 @@ def _with_parameters(name: str) -> ActivationFactory | None:
     taken = ("scale", "alpha") if base == _LAYER_ACT else ("alpha",)
     factory: ActivationFactory = LayerAct if base == _LAYER_ACT else activation_factory(base)
     if not isinstance(factory(), LayerAct):
-        raise UserError(f"{base} is no LayerAct: it has no {', '.join(given)}.")
+        raise UserError(f"{base} is not a LayerAct: it has no {', '.join(given)}.")
     unknown = [key for key in given if key not in taken]
     if unknown:
         raise UserError(f"{base} has no {unknown[0]!r} to be given a value; {did_you_mean(unknown[0], taken)}")

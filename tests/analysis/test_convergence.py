@@ -109,7 +109,7 @@ def test_a_row_counts_runs_that_never_reached_the_threshold() -> None:
     [
         (["-a", "nswisch"], "LeNet-5 does not come with 'nswisch'; did you mean 'nswish'"),
         (["--at", "5,x"], "--at takes whole numbers with commas"),
-        (["--epochs", "4"], "Epoch 5 cannot be counted at: the runs have 4 epochs"),
+        (["--epochs", "4"], "Epoch 5 is past the end: the runs have 4 epochs"),
     ],
 )
 def test_mistakes(

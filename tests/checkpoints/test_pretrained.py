@@ -134,7 +134,7 @@ def test_embedded_weights_that_were_changed_are_refused(tmp_path: Path, monkeypa
     overlay = {"file": str(copy)}
     timm.create_model("resnet20_lasilu", pretrained=True, pretrained_cfg_overlay=overlay)
     one_bit(Path(copy))
-    with pytest.raises(UserError, match="install the package anew"):
+    with pytest.raises(UserError, match="reinstall the package"):
         timm.create_model("resnet20_lasilu", pretrained=True, pretrained_cfg_overlay=overlay)
 
 

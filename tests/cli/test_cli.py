@@ -92,7 +92,7 @@ def test_a_dry_run_of_an_adaptation_leaves_nothing_either(
         assert said in out
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
     code, _, err = layeract(*words, capsys=capsys)
-    assert (code, "Say where the run goes with --output" in err) == (2, True)
+    assert (code, "Say where to put the run with --output" in err) == (2, True)
 
 
 def test_runs_are_listed_with_their_state(

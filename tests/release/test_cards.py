@@ -49,7 +49,7 @@ def test_the_manifest_follows_its_schema(manifest: dict[str, dict[str, Any]]) ->
         {"seed": seed, "validation": {"top1": 88.0}, "test": {"top1": 88.0}} for seed in (11, 22)
     ]
     manifest[NAME]["added"] = {"anything": 1}
-    with pytest.raises(UserError, match=rf"{NAME}: 'added' is no field of it"):
+    with pytest.raises(UserError, match=rf"{NAME}: 'added' is not one of its fields"):
         check_manifest(manifest)
 
 

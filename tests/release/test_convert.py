@@ -196,7 +196,7 @@ def test_the_authors_imagenet_networks(tmp_path: Path, name: str, act: Act, side
     theirs = trained(with_act(getattr(torchvision.models, name.split("_")[0])(num_classes=7), act))
     state = {f"module.{key}": tensor for key, tensor in theirs.state_dict().items()}
     torch.save({"state_dict": state, "epoch": 3, "optimizer": {"lr": 0.1}}, tmp_path / "checkpoint.pth.tar")
-    with pytest.raises(UserError, match=r"do not tell whose they are: give --from timm .* or --from layeract"):
+    with pytest.raises(UserError, match=r"do not tell whose network it is: give --from timm .* or --from layeract"):
         convert(tmp_path / "checkpoint.pth.tar", name, tmp_path / "out")
     convert(tmp_path / "checkpoint.pth.tar", name, tmp_path / "out", "layeract")
     assert_same_logits(theirs, tmp_path / "out", side)

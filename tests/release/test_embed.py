@@ -1,4 +1,4 @@
-"""Finished runs become weights that ship with the package; what is no finished run of the same training is refused."""
+"""Finished runs become weights that ship with the package; unfinished or differing runs are refused."""
 
 import json
 import shutil
@@ -81,6 +81,6 @@ def test_refusals(runs: list[Path], tmp_path: Path) -> None:
     with pytest.raises(UserError, match="same seed: 11, 11"):
         embed_runs([runs[0], runs[0]], "digits", tmp_path / "weights")
     (other / "result.json").unlink()
-    with pytest.raises(UserError, match=r"no finished run: it has no result.json"):
+    with pytest.raises(UserError, match=r"not a finished run: it has no result.json"):
         embed_runs([other], "digits", tmp_path / "weights")
     assert not (tmp_path / "weights").exists()

@@ -105,7 +105,7 @@ def test_embedding_a_result_for_the_cards(tmp_path: Path) -> None:
     result["data"]["sha256"] = read_manifest()[name]["data"]["test_sha256"]
     other = load_networks(["resnet20_lasilu.cifar10"])[0].sha256
     result["models"][1]["runs"][0]["sha256"] = other
-    with pytest.raises(UserError, match="tagged cifar10 and cifar10_quick; measure those of one tag"):
+    with pytest.raises(UserError, match="tagged cifar10 and cifar10_quick; measure those with one tag"):
         embed()
     result["models"][1]["runs"][0]["sha256"] = "0" * 64
     with pytest.raises(UserError, match="no run of runs/mine has weights that are embedded"):

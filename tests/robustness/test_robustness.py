@@ -255,7 +255,7 @@ def test_what_decides_a_network_is_in_its_hash() -> None:
         ([FIRST, "resnet20.cifar10_quick"], "different image sizes"),
         ([FIRST, "--corruptions", "fogg"], "did you mean 'fog'"),
         ([FIRST, "--baseline", "alexnet"], "belong to ImageNet-C"),
-        ([FIRST, "--baseline", "resnet50"], "none of the models"),
+        ([FIRST, "--baseline", "resnet50"], "not one of the models"),
         ([FIRST, "--baseline", FIRST, "--corruptions", "noise"], "defocus_blur is left out"),
         ([FIRST, "--released", "nowhere"], "no folder nowhere"),
         ([FIRST, "--released", "tests", "--limit", "5"], "no longer match"),

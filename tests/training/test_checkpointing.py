@@ -246,7 +246,7 @@ def test_a_checkpoint_of_another_network_is_named(stopped: Path, tmp_path: Path,
         train(digits, run, ONE_EPOCH)
     save_file({"0": torch.zeros(3)}, checkpoint / "model.safetensors", {"tree": '{"wrong": [1]}'})
     seal(checkpoint)
-    with pytest.raises(UserError, match=r"model\.safetensors is no state of a run: KeyError"):
+    with pytest.raises(UserError, match=r"model\.safetensors is not the state of a run: KeyError"):
         train(digits, run, ONE_EPOCH)
 
 

@@ -86,8 +86,8 @@ def test_a_start_from_weights_stands_beside_one_from_scratch(runs: list[Path], t
         ({"recipe": {"lr": 0.7}}, r"with another seed and model: its recipe\.lr is 0\.7, not 0\.1"),
         ({"data": {"train_sha256": "0" * 64}}, r"its data\.train_sha256 is 0"),
         ({"processes": 2}, "its processes is 2, not 1"),
-        ({"recipe": {"seed": 11}, "model": "resnet20"}, "Two of these runs are of resnet20 with the seed 11"),
-        ({"model": "resnet20", "activations": {"act1": "SiLU()"}}, "resnet20 like another run, but its activations"),
+        ({"recipe": {"seed": 11}, "model": "resnet20"}, "Two of these runs train resnet20 with seed 11"),
+        ({"model": "resnet20", "activations": {"act1": "SiLU()"}}, "like another run, but has other activations"),
         ({"test": None}, "has no test figures"),
     ],
 )
@@ -102,5 +102,5 @@ def test_runs_that_cannot_be_compared(runs: list[Path], tmp_path: Path, changes:
 
 def test_a_run_that_goes_on_is_refused(runs: list[Path], tmp_path: Path) -> None:
     shutil.copytree(runs[0], tmp_path / "run", ignore=shutil.ignore_patterns("result.json"))
-    with pytest.raises(UserError, match="is no finished run"):
+    with pytest.raises(UserError, match="is not a finished run"):
         compare_runs([tmp_path / "run"], tmp_path / "results.json")

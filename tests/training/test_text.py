@@ -109,7 +109,7 @@ def test_a_vocabulary_is_a_file_that_others_read(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"holds no tokenizer\.json"):
         Vocabulary.load(tmp_path / "absent")
     (tmp_path / Vocabulary.FILE).write_text("{")
-    with pytest.raises(UserError, match="is no vocabulary"):
+    with pytest.raises(UserError, match="is not a vocabulary"):
         Vocabulary.load(tmp_path)
 
 
@@ -203,7 +203,7 @@ def test_data_that_is_refused(tmp_path: Path) -> None:
     refused("more", "has a class odd that .*train lacks")
     write(tmp_path / "latin", ["a", "b"], [0, 1])
     (tmp_path / "latin" / "pos" / "1.txt").write_bytes("caf\u00e9".encode("latin-1"))
-    refused("latin", r"1\.txt is no text in UTF-8")
+    refused("latin", r"1\.txt is not UTF-8 text")
     refused("absent", "There is no data folder")
 
     tables = {
@@ -350,12 +350,12 @@ def test_what_else_is_for_images(folder: Path, trained: Path, tmp_path: Path) ->
         TextClassification(network, RECIPE, split)
     with pytest.raises(UserError, match="does not read texts"):
         TextClassification(timm.create_model("resnet20"), RECIPE, split)
-    with pytest.raises(UserError, match="reads texts: what is measured here is of networks for images"):
+    with pytest.raises(UserError, match="reads texts: only networks for images are measured here"):
         load_networks([str(trained)])
     with pytest.raises(UserError, match="has no feature maps, so it segments nothing"):
         load_segmenter(f"local-dir:{trained / 'model'}")
     with pytest.raises(UserError, match="Networks for texts are not adapted"):
         adapt(str(trained), data=str(folder), output=tmp_path / "adapted")
-    with pytest.raises(UserError, match="is of texts"):
+    with pytest.raises(UserError, match="was trained on texts"):
         embed_runs([trained], "imdb", tmp_path / "weights")
     assert not list(tmp_path.iterdir())

@@ -10,7 +10,7 @@ SMP = "smp:"  # before the name of a network of segmentation_models_pytorch
 CLASS_KEY: Final = "_model_class"  # which of SMP's classes it is
 NAME_KEY: Final = "_name"  # what it was published as
 LABELS_KEY: Final = "_label_names"  # of its classes
-NOTES_KEY: Final = "_notes"  # as of timm's config
+NOTES_KEY: Final = "_notes"  # as for timm's config
 
 
 def dataset_name(data: str) -> str:

@@ -47,7 +47,7 @@ class Option:
         help: What it does, for a person to read.
         short: One letter for the command line, as ``-m``.
         flag: Its name there, where it is not the field's.
-        bounds: Of a number.
+        bounds: Allowed range, if it is a number.
     """
 
     help: str

@@ -116,7 +116,7 @@ def _check_entries(hints: Mapping[str, Any], others: Any, value: object, require
         raise _FaultError(f"{missing[0]!r} is a required field")
     for key, each in value.items():
         if key not in hints and others is None:
-            raise _FaultError(f"{shortened(key)} is no field of it; {did_you_mean(str(key)[:60], hints)}")
+            raise _FaultError(f"{shortened(key)} is not one of its fields; {did_you_mean(str(key)[:60], hints)}")
         _below(str(key), hints.get(key, others), each)
 
 

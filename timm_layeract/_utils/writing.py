@@ -47,7 +47,9 @@ def check_folder(folder: Path, option: str = "--output") -> None:
         except (FileNotFoundError, NotADirectoryError):
             place = place.parent
         except (OSError, ValueError) as error:  # a name too long, a loop of links, a null character
-            raise UserError(f"{option} {shown} is no folder: {getattr(error, 'strerror', None) or error}.") from error
+            raise UserError(
+                f"{option} {shown} is not a folder: {getattr(error, 'strerror', None) or error}."
+            ) from error
     if not place.is_dir():
         kind = "a file" if place.exists() else "a broken link"
         raise UserError(f"{place} is {kind}; give {option} a folder.")

@@ -67,8 +67,8 @@ def adapt(
         data: Folder or Hub data set of the network's own classes, as for training; or its splits ``"train"`` and
             perhaps ``"test"``. A tenth of the training images is held out, as the recipe's seed says.
         output: Folder of the run, new or empty unless `resume`; None keeps nothing but the network.
-        recipe: Of the fine-tuning, one of ours or a YAML file; ``adapt``, or ``adapt_segmentation`` of a segmentation
-            network, if None.
+        recipe: Recipe of the fine-tuning, one of ours or a YAML file; ``adapt``, or ``adapt_segmentation`` for a
+            segmentation network, if None.
         data_name: What the data is called in results; the last part of `data` if None.
         **options: ``alpha``, of a LayerAct, instead of its own; fields of `training.options.Adaptation` (``distill``,
             ``unlabelled``, ``statistics_batches``) and `Execution` (``resume``, ``workers``, ``progress``, ...); and

@@ -40,10 +40,10 @@ class AdaptationStart:
     Attributes:
         teacher: The network as it was, in evaluation mode.
         target: Its successor, with the other activation.
-        recipe: Of the fine-tuning.
-        task: What that is done for.
+        recipe: Recipe of the fine-tuning.
+        task: Task of the network.
         splits: The data.
-        identity: Of the run.
+        identity: What run.json holds.
     """
 
     teacher: nn.Module

@@ -39,7 +39,9 @@ def target_network(model: nn.Module, to: str) -> nn.Module:
     except ValueError as error:
         raise UserError(str(error)) from error
     if swapped.state_dict().keys() != model.state_dict().keys():
-        raise UserError(f"{to} has parameters of its own, so a trained network cannot just take it; train it anew.")
+        raise UserError(
+            f"{to} has parameters of its own, so a trained network cannot just take it; train it from scratch."
+        )
     target = _smp(model, to) if is_smp(model) else _timm(model, to, swapped)
     if not fingerprint_mismatches(activation_fingerprint(model), activation_fingerprint(target)):
         raise UserError(f"The network runs {to} already: there is nothing to adapt.")

@@ -49,7 +49,7 @@ def layers(
         data: Test images, as `load_test_split` takes them.
         output: Folder to write to.
         limit: Number of images, which run at once.
-        seed: Of the noise.
+        seed: Seed of the noise.
         progress: Show progress bars.
 
     Returns:
@@ -126,8 +126,8 @@ def similarity(
             BatchNorm + ReLU, LayerNorm + ReLU, BatchNorm + LA-SiLU.
         data: Test images of the models, or source of the digits.
         limit: Number of images, which run at once.
-        epochs: Of that training.
-        seed: Of that training.
+        epochs: Epochs of that training.
+        seed: Seed of that training.
         progress: Show progress bars.
 
     Returns:

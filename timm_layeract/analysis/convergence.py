@@ -106,7 +106,7 @@ class ConvergenceSettings:
             raise UserError("Give at least one activation and one run.")
         late = [epoch for epoch in self.checkpoints if not 1 <= epoch <= (self.recipe.epochs or 0)]
         if late:
-            raise UserError(f"Epoch {late[0]} cannot be counted at: the runs have {self.recipe.epochs} epochs.")
+            raise UserError(f"Epoch {late[0]} is past the end: the runs have {self.recipe.epochs} epochs.")
 
 
 def network_name(activation: str) -> str:

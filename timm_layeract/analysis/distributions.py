@@ -13,7 +13,7 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
 class Distribution(TypedDict):
-    """Of a number of values: mean, deviation and the quantiles at `QUANTILES`."""
+    """Count, mean, standard deviation and the quantiles at `QUANTILES` of some values."""
 
     count: int
     mean: float

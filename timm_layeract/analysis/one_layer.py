@@ -21,7 +21,7 @@ __all__ = ["NOISES", "fluctuation", "one_layer"]
 
 LAYER_UNITS = 512
 Sides = dict[str, Distribution]
-"""Of what goes into an activation and what comes out: ``input``, ``output``."""
+"""Distributions of the ``input`` and the ``output`` of an activation."""
 
 
 class Units(TypedDict):
@@ -51,9 +51,9 @@ def fluctuation(activation: nn.Module, inputs: Tensor, mean: float, std: float, 
     Args:
         activation: Any, layer-level ones too.
         inputs: y, ``(N, ...)``.
-        mean: Of the Gaussian noise that is added to y.
-        std: Its deviation.
-        generator: Of the noise.
+        mean: Mean of the Gaussian noise that is added to y.
+        std: Its standard deviation.
+        generator: Generator of the noise.
 
     Returns:
         ``(2, N)``: the sums of the absolute changes of each sample's input and output.
@@ -79,7 +79,7 @@ def one_layer(
         activations: Names; the papers' and all registered ones if empty.
         data: Source of the digits, see `load_digits`.
         epochs: When the mean activations are taken; the fluctuation is that after the last.
-        seed: Of training and noise.
+        seed: Seed of training and noise.
         progress: Show a progress bar.
 
     Returns:

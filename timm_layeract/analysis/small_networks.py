@@ -79,7 +79,7 @@ def train_small(
         build: Makes the network, after the seed is set.
         digits: Trained on `train`.
         epochs: The paper's are 80.
-        seed: Of initialisation and order.
+        seed: Seed of initialisation and order.
         each_epoch: Called with the number of whole epochs and the network in evaluation mode.
         batch_size: The paper gives none.
 

@@ -21,7 +21,7 @@ __all__ = ["curves", "losses"]
 
 
 class Losses(TypedDict):
-    """Of a model: least and mean deviation of the loss over its runs, and the loss of each run, by source."""
+    """Least and mean deviation of the loss over the runs of a model, and the loss of each run, by source."""
 
     best: float
     mean: float

@@ -76,9 +76,9 @@ def saved_weights(place: str, revision: str | None = None, way_out: str = CONVER
 
     Args:
         place: Folder, or ``ORG/NAME``.
-        revision: Of a repository.
+        revision: Revision of the repository.
         way_out: What to do with pickled weights, for the message.
-        **options: As of `download_weights`.
+        **options: As for `download_weights`.
 
     Raises:
         UserError: As `verified_weights`.
@@ -108,7 +108,7 @@ def download_weights(repo: str, filename: str = HUB_FILE, way_out: str = CONVERT
         repo: ``ORG/NAME`` or ``ORG/NAME@REVISION``.
         filename: Its path in the repository.
         way_out: What to do with pickled weights, for the message.
-        **options: As of `hf_hub_download`: ``cache_dir``, ``force_download``, ``local_files_only``, ``token``.
+        **options: As for `hf_hub_download`: ``cache_dir``, ``force_download``, ``local_files_only``, ``token``.
 
     Raises:
         UserError: Says what is missing, and how to get it.
@@ -168,7 +168,7 @@ check_checkpoints(check_activations)
 
 
 def check_weights(path: Path, sha256: str | None = None) -> None:
-    """Refuse a weight file that is no whole safetensors file, or has another hash than it should.
+    """Refuse a weight file that is not a complete safetensors file, or has another hash than it should.
 
     Args:
         path: The file.
@@ -181,13 +181,13 @@ def check_weights(path: Path, sha256: str | None = None) -> None:
         raise UserError(f"There is no weight file {path}.")
     if path.suffix in PICKLES:
         raise UserError(_pickled(str(path)))
-    mend = "install the package anew" if path.is_relative_to(WEIGHTS_DIR) else "delete it and get it again"
+    mend = "reinstall the package" if path.is_relative_to(WEIGHTS_DIR) else "delete it and get it again"
     try:
         with safe_open(path, framework="pt"):
             pass
     except (SafetensorError, OSError) as error:
         raise UserError(
-            f"{path} is no whole safetensors file ({error}): it is cut short or damaged; {mend}."
+            f"{path} is not a complete safetensors file ({error}): it is cut short or damaged; {mend}."
         ) from error
     if sha256 and file_sha256(path) != sha256:
         raise UserError(
@@ -245,5 +245,5 @@ def _config_sha256(path: Path) -> str | None:
     try:
         held = json.loads(config.read_text())
     except ValueError as error:
-        raise UserError(f"{config} is no JSON file ({error}): it is damaged; get it again.") from error
+        raise UserError(f"{config} is not a JSON file ({error}): it is damaged; get it again.") from error
     return held.get(WEIGHTS_HASH_KEY) if isinstance(held, dict) else None

@@ -162,7 +162,7 @@ def check_manifest(manifest: Mapping[str, Entry]) -> None:
     check_record(Manifest, manifest, MANIFEST)
     for name, entry in manifest.items():
         if not re.fullmatch(NAME_PATTERN, name):
-            raise UserError(f"{MANIFEST}: {name!r} is no name of weights, which is arch.tag.")
+            raise UserError(f"{MANIFEST}: {name!r} is not a name of weights (ARCHITECTURE.TAG).")
         _check_meaning(name, entry)
     known = read_data_sets()
     for name, entry in manifest.items():

@@ -36,7 +36,7 @@ def __getattr__(name: str) -> Any:
 def main() -> NoReturn:
     """Run the command line. What goes wrong is one line on standard error; `--debug` shows the traceback instead.
 
-    Exit codes: 2 for what the user can mend, 1 for what failed outside (a full disk, the network), 130 for Ctrl-C.
+    Exit codes: 2 for what the user can fix, 1 for what failed outside (a full disk, the network), 130 for Ctrl-C.
     """
     reuse_freed_memory()
     debug = "--debug" in sys.argv[1:2]

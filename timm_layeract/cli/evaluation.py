@@ -135,7 +135,9 @@ def robustness(
     from ..robustness.robustness import robustness
 
     if quick and (corruptions or limit or released):
-        raise UserError("--quick says which corruptions and how many images; leave out the other options for that.")
+        raise UserError(
+            "--quick already chooses the corruptions and the number of images; leave out the options that do."
+        )
     if quick:
         corruptions, limit = QUICK_CATEGORY, QUICK_IMAGES
     robustness(

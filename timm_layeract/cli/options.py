@@ -110,7 +110,7 @@ def _parameter(field: dataclasses.Field[Any], kind: Any, option: Option) -> insp
 def given(output: Path | None) -> Path:
     """The folder that a run needs which is no dry one."""
     if output is None:
-        raise UserError("Say where the run goes with --output FOLDER, or try it with --dry-run.")
+        raise UserError("Say where to put the run with --output FOLDER, or try it with --dry-run.")
     return output
 
 

@@ -61,7 +61,7 @@ def sweep(
     options: RunOptions,
     execution: Execution,
     output: Annotated[Path, output_folder("Folder of the runs' folders, MODEL.seedN.")],
-    models: Annotated[list[str] | None, typer.Argument(help="Names of the networks, as of `layeract train`.")] = None,
+    models: Annotated[list[str] | None, typer.Argument(help="Names of the networks, as for `layeract train`.")] = None,
     seeds: Annotated[str | None, typer.Option(help="Of the runs of each network; 11,22,33 if left out.")] = None,
     queue: Annotated[
         Path | None,

@@ -26,7 +26,7 @@ class SampleRandom:
     """Random numbers for each image of a batch of which this process may hold only some.
 
     Args:
-        seed: Of the batch.
+        seed: Seed of the batch.
         images: Images in the whole batch.
         rows: Which of them are held here; all if None.
     """
@@ -80,7 +80,7 @@ def random_erase(images: Tensor, probability: float, random: SampleRandom) -> Te
 
     Args:
         images: Normalised float ``(N, C, H, W)`` on any device.
-        probability: Of a rectangle in an image; 0 leaves all as they are.
+        probability: Probability of a rectangle in an image; 0 leaves all images as they are.
         random: Random numbers for the N images.
 
     Returns:

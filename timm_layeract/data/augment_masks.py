@@ -26,7 +26,7 @@ def random_windows(
     Args:
         images: uint8, each ``(3, H, W)`` of any size; where one is smaller than its window, edges are mirrored.
         masks: uint8, each ``(H, W)``.
-        side: Of the results.
+        side: Side of the results, in pixels.
         numbers: In [0, 1), what is random: ``(N, NUMBERS)``.
 
     Returns:

@@ -55,8 +55,8 @@ def to_8_bits(values: np.ndarray, brightness: Brightness | None = None) -> np.nd
     """Values of any kind as uint8.
 
     Args:
-        values: Of one channel or several. What is not finite becomes black, or white if it is infinity.
-        brightness: Of the set that the image is one of; its own if None.
+        values: One channel or several. Values that are not finite become black, infinity white.
+        brightness: Brightness of the set that the image belongs to; its own if None.
     """
     black, white = brightness or Brightness.of(values)
     numbers = np.nan_to_num(values.astype(np.float64), nan=black, posinf=white, neginf=black).clip(black, white)

@@ -52,7 +52,7 @@ def check_classes(
     """Refuse data whose classes are not those of the network, in number or, where it names them, in name and order.
 
     Args:
-        classes: Of the data, in the order of its labels.
+        classes: Class names of the data, in the order of its labels.
         network: Classifier.
         valid_labels: Outputs that are the data's classes, in their order; all if empty.
         way_out: What the user can do, the end of the message.

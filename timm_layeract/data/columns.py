@@ -96,7 +96,7 @@ def read_labels(
     """Labels and class names, checked.
 
     Args:
-        rows: Of a split.
+        rows: Rows of a split.
         source: Named in errors.
         name: Column of the labels; the one of class labels if None, else one called label or labels.
         known: Classes of the training split, whose order the labels then follow.

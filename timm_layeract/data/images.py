@@ -60,7 +60,7 @@ def read_picture(
         source: File, or its content.
         name: What errors call it; the path if left out.
         upright: Apply the orientation of EXIF.
-        brightness: Of the set that the image is one of, see `brightness_of_set`; the image's own if None.
+        brightness: Brightness of the set that the image belongs to, see `brightness_of_set`; the image's own if None.
 
     Raises:
         UserError: Not an image that can be read, broken, of several pages, or with colours of which Pillow loses most.
@@ -100,7 +100,7 @@ def brightness_of_set(sources: Iterable[Path | bytes]) -> Brightness | None:
 def decode(source: Path | bytes, name: str | None = None, upright: bool = True) -> Image.Image | np.ndarray:
     """An image of 8 bits a channel as Pillow has it; the values of another, ``(H, W)`` or ``(H, W, 3)``.
 
-    Arguments and errors as of `read_picture`.
+    Arguments and errors as for `read_picture`.
     """
     picture = _open(source, name)
     if picture is None or (picture.format == "TIFF" and loses_bits(picture)):

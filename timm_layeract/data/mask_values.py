@@ -77,7 +77,7 @@ class Labelling:
     Attributes:
         names: Of the classes, in the order of their values; of two classes by background and foreground, the
             foreground's alone.
-        foreground: Value of the foreground, None for every value but 0; of no meaning where there are more classes.
+        foreground: Value of the foreground, None forevery value but 0; of no meaning where there are more classes.
     """
 
     names: tuple[str, ...] = FOREGROUND
@@ -117,7 +117,7 @@ def find_labelling(
         masks: Values of each mask, and what errors call it.
         source: What errors call the data.
         meaning: ``binary`` (all but 0 is foreground), ``classes``, or None for what the values say by themselves.
-        names: Of the classes, which makes the values classes.
+        names: Class names; if given, the values are classes.
 
     Raises:
         UserError: Values that may be meant in several ways; masks without any foreground, or of one class.

@@ -177,8 +177,8 @@ def load_mask_splits(
         progress: Show a progress bar while decoding.
         labelled: Read masks; without them the images may lie in a folder as they are, and every mask is empty.
         columns: Which columns of a data set, where several may be meant; the label is the mask.
-        meaning: What the masks' values mean, as of `mask_values.find_labelling`.
-        names: Of the classes.
+        meaning: What the masks' values mean, as for `mask_values.find_labelling`.
+        names: Class names.
 
     Returns:
         ``"train"``; where there is a test split (or only a validation split), ``"test"``; and a validation split

@@ -20,7 +20,7 @@ def read_metadata(folder: Path, label: str | None = None) -> ImageFolder | None:
     """The images that tables name, in the folder itself or in those of its splits; None where there is no table.
 
     Args:
-        folder: Of the data set.
+        folder: Folder of the data set.
         label: Column of the labels; the only one beside ``file_name`` if None, or the one called label.
 
     Raises:

@@ -36,9 +36,9 @@ def open_data_set(
     """Open a folder or a Hub data set without decoding any image.
 
     Args:
-        source: As of `load_splits`.
+        source: As for `load_splits`.
         labelled: The images of a folder lie in class folders.
-        columns: As of `load_splits`.
+        columns: As for `load_splits`.
         report: Called with a line on what was found in a folder of images.
     """
     folder = Path(source)
@@ -94,7 +94,7 @@ def _open_of_hub(source: str) -> datasets.DatasetDict:
 
 
 def _configurations(name: str) -> list[str]:
-    """Of a data set on the Hub; none where it cannot be asked."""
+    """Those of a data set on the Hub; none if it cannot be reached."""
     try:
         return list(datasets.get_dataset_config_names(name))
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError):
@@ -163,7 +163,7 @@ def training_roles(
     """`split_roles` of a data set to train on; splits with `hidden` labels count as none.
 
     Args:
-        names: Of its splits.
+        names: Names of its splits.
         source: Named in errors.
         hidden: Those whose labels are hidden.
         report: Called with a line where another split than test is tested on.

@@ -80,7 +80,7 @@ def with_legend(picture: Tensor, names: Sequence[str], present: Iterable[int]) -
 
     Args:
         picture: uint8 ``(3, H, W)``.
-        names: Of all classes, in the order of their numbers.
+        names: Names of all classes, in the order of their numbers.
         present: Which of them the legend has; class 0 has no colour, and no place in it.
 
     Returns:
@@ -113,8 +113,8 @@ def compare_masks(
 
     Args:
         samples: Images ``(3, H, W)`` with their true and predicted masks ``(H, W)``, all uint8.
-        side: Of each picture.
-        names: Of the classes; of several, a legend names those that are seen.
+        side: Side of each picture, in pixels.
+        names: Class names; if there are several, a legend names those that are visible.
 
     Returns:
         uint8 ``(3, H', W')``.

@@ -68,7 +68,7 @@ def encoded_test_rows(
     """The split that a model is tested on, or the one named, not decoded yet.
 
     Args:
-        source: As of `load_splits`.
+        source: As for `load_splits`.
         split: Name of a split; the test split if None, else the validation split, else the only one.
         columns: Which columns, where several may be meant.
         brightness: What images of more than 8 bits are scaled by, their own if None.

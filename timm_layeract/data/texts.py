@@ -57,7 +57,7 @@ class Vocabulary:
 
         Args:
             texts: Training texts.
-            size: Tokens in all, the two special ones among them; None for every word.
+            size: Tokens in all, the two special ones among them; None forevery word.
             max_tokens: Tokens that are kept of a text, its first; None for all.
         """
         from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
@@ -95,7 +95,7 @@ class Vocabulary:
         try:
             return cls(Tokenizer.from_file(str(path)))
         except Exception as error:  # tokenizers raises nothing more special
-            raise UserError(f"{path} is no vocabulary ({error}).") from error
+            raise UserError(f"{path} is not a vocabulary ({error}).") from error
 
     def save(self, folder: Path) -> None:
         """Write ``tokenizer.json``."""
@@ -250,7 +250,7 @@ def _read_text(path: Path) -> str:
     try:
         return read_text(path)
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is no text in UTF-8 ({error.reason}); convert or remove it.") from error
+        raise UserError(f"{path} is not UTF-8 text ({error.reason}); convert or remove it.") from error
 
 
 def _read_data_set(source: str, label: str | None) -> dict[str, _Texts]:

@@ -191,7 +191,7 @@ def read_indices(path: Path) -> tuple[int, ...]:
     try:
         return tuple(int(line) for line in path.read_text().split())
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} is no file of whole numbers, one a line ({error}).") from error
+        raise UserError(f"{path} is not a file of whole numbers, one a line ({error}).") from error
 
 
 @torch.inference_mode()

@@ -26,7 +26,7 @@ _call = nn.Module.__call__
 def is_pristine(module: nn.Module) -> bool:
     """Whether a call of `module` is the forward of its class, which is one of those known here, and nothing else.
 
-    It is not with a hook of any kind on it or on all modules, with an attribute of its own in the place of a method
+    It is not with a hook of any kind on it or on all modules, with an attribute of its own in place of a method
     (a replaced forward, a compiled call), nor where its class was given another forward. Parametrised and sharded
     modules are of other classes.
     """

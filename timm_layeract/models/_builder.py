@@ -89,7 +89,7 @@ def build(
         fused: Run BatchNorm and LayerAct in one pass, see `fuse`.
         normalized_act: Name of a normalized activation for the places that its paper gives it (``nrelu``); the others,
             behind residual additions, run `act_layer`.
-        alpha: Of the LayerActs, instead of the architecture's own (saved with the model).
+        alpha: Alpha of the LayerActs (saved with the model); the architecture's own if None.
         **kwargs: Everything timm takes: ``num_classes``, ``in_chans``, ``features_only``, ``act_layer``, ...
 
     Raises:
@@ -145,7 +145,7 @@ def _check_features(architecture: str, asked: Sequence[int]) -> None:
 
 
 def _way_to_weights(architecture: str) -> str:
-    """How to come by weights of an architecture that has none: which of ours have some, and the command that helps."""
+    """How to get weights for an architecture that has none: which of ours have some, and the command that helps."""
     trained = ", ".join(sorted({name.split(".")[0] for name in shipped()}))
     base, _, activation = architecture.rpartition("_")
     stock = get_pretrained_cfg(base) if is_model(base) else None

@@ -220,7 +220,7 @@ VGG19 = PlainArchitecture(
     hidden=(4096, 4096),
     num_classes=100,
     drop_rate=0.5,
-    plain_top=3,  # section 3.2, in the place of a BatchNorm before the head
+    plain_top=3,  # section 3.2, in place of a BatchNorm before the head
 )
 CNN16 = PlainArchitecture(
     stages=_stages(*([(1, width), (3, width), (3, 2 * width)] for width in (16, 32, 64, 128, 256)))

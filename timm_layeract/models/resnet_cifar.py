@@ -179,7 +179,7 @@ class ResNetCifar(Staged, nn.Module):
         """He initialisation of convolutions (paper v3, appendix H).
 
         No branch starts at zero (timm's `zero_init_last`): in the channels that a shortcut pads with zeros, ReLU would
-        receive 0 for ever and pass no gradient back.
+        receive 0 forever and pass no gradient back.
         """
         for module in self.modules():
             if isinstance(module, nn.Conv2d):

@@ -1,7 +1,7 @@
 """TextRCNN (Lai et al. 2015), the network for texts of the normalized activations' paper (section 3.4).
 
 That paper says that it is trained from scratch on IMDB, and that padding is left out of the statistics. Layers and
-sizes are those of Lai et al.; ours are dropout, and LSTMs in the place of their plain recurrences, which do not reach
+sizes are those of Lai et al.; ours are dropout, and LSTMs in place of their plain recurrences, which do not reach
 over reviews of hundreds of words. In the activations of `plain_cnn`.
 """
 
@@ -28,7 +28,7 @@ PADDING = 0
 class TextRCNN(RecordsActivations, LinearHead):
     """Each word with what comes before and after it, through one hidden layer; the largest of each unit; a head.
 
-    Equations 1 to 7 of Lai et al., with the activation in the place of equation 4's tanh. A normalized activation takes
+    Equations 1 to 7 of Lai et al., with the activation in place of equation 4's tanh. A normalized activation takes
     its statistics from the words only, LayerAct normalises each word by itself: logits do not depend on the padding.
 
     Args:

@@ -27,8 +27,8 @@ class UnitInput(nn.Module):
 
     Args:
         network: Takes normalised images ``(N, C, H, W)``.
-        mean: Of each channel; the network's own (its `pretrained_cfg`) if None.
-        std: Deviation of each channel, likewise. A network without a `pretrained_cfg` takes [0, 1] already.
+        mean: Mean of each channel; the network's own (from its `pretrained_cfg`) if None.
+        std: Standard deviation of each channel, likewise. A network without a `pretrained_cfg` takes [0, 1] already.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Network:
         seed: Seed it was trained with, where the source names it.
         module: Takes images in [0, 1].
         image_size: (H, W), None where the network does not say.
-        sha256: Of weights, activations and normalisation: the network's identity in cached results.
+        sha256: Hash of weights, activations and normalisation: the network's identity in cached results.
     """
 
     label: str
@@ -76,7 +76,7 @@ class Network:
     def of(cls, module: nn.Module, label: str, source: str | None = None, seed: int | None = None) -> "Network":
         """Wrap a network that takes normalised images, or a `UnitInput`; refuse (UserError) one that reads texts."""
         if isinstance(module, TextRCNN):
-            raise UserError(f"{source or label} reads texts: what is measured here is of networks for images.")
+            raise UserError(f"{source or label} reads texts: only networks for images are measured here.")
         unit = (module if isinstance(module, UnitInput) else UnitInput(module)).eval()
         unit.to(memory_format=torch.channels_last)  # faster on processors and GPUs alike
         config = getattr(unit.network, "pretrained_cfg", None)

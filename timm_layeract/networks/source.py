@@ -68,7 +68,7 @@ class Source:
 
         Args:
             num_classes: Outputs of a new head where it has another number; as many as it has if None.
-            **arguments: As of `timm.create_model`, which makes it then.
+            **arguments: As for `timm.create_model`, which makes it then.
 
         Raises:
             UserError: It has no weights, they cannot be read, do not fit, or belong to other activations; a network
@@ -93,7 +93,7 @@ class Source:
         return model.eval()
 
     def create(self, num_classes: int, **arguments: Any) -> nn.Module:
-        """The network as it is initialised; arguments as of `timm.create_model`.
+        """The network as it is initialised; arguments as for `timm.create_model`.
 
         Raises:
             UserError: It is none that can be made anew, or not with these arguments.

@@ -32,7 +32,7 @@ class Segmenter:
 
     Attributes:
         model: In evaluation mode, on the accelerator if there is one.
-        mean: Of each input channel, on the scale of 0 to 1.
+        mean: Mean of each input channel, on a scale of 0 to 1.
         std: Deviation of each input channel.
         stride: The network halves its input so often: a multiple of it is what it takes best.
         names: Of its classes, one of them that of the foreground; numbers where it does not say.
@@ -129,7 +129,7 @@ def predict_files(
         overlap: Pixels that neighbouring tiles share and are blended over.
         threshold: Probability from which a pixel is foreground, for a network with one class.
         pictures: Write overlay pictures too.
-        max_megapixels: Of images, see `images.large_images`.
+        max_megapixels: Largest image allowed, see `images.large_images`.
         progress: Show progress bars, where the output is a terminal.
         report: Called with a line for each image.
 

@@ -62,7 +62,7 @@ def classify_files(
         output: Folder for ``classes.csv`` and ``classes.png``, a contact sheet of the first images; None for none.
         top: How many classes of each image, the likeliest first.
         batch_size: Images at once.
-        max_megapixels: Of images, see `images.large_images`.
+        max_megapixels: Largest image allowed, see `images.large_images`.
         progress: Show a progress bar, where the output is a terminal.
         report: Called with lines for a person to read.
 

@@ -120,7 +120,7 @@ def convert(file: str | Path, architecture: str, folder: str | Path, source: str
     layout = _layout(source or "layeract", architecture)
     if source is None and layout.activations and not layout.renames and _changes_activation(architecture, layout):
         raise UserError(
-            f"The keys of {file} do not tell whose they are: give --from timm for networks of ours, timm's and "
+            f"The keys of {file} do not tell whose network it is: give --from timm for networks of ours, timm's and "
             f"torchvision's, or --from layeract for the LayerAct authors', whose activation differs."
         )
     renamed = _rename(loaded, layout, file)

@@ -34,7 +34,9 @@ def embed_runs(runs: list[Path], tag: str, directory: Path = WEIGHTS_DIR, cards:
     """
     results = [read_finished(run) for run in runs]
     if results[0]["recipe"].get("task") == "text":
-        raise UserError(f"{runs[0]} is of texts: weights ship without the vocabulary that such a network needs.")
+        raise UserError(
+            f"{runs[0]} was trained on texts: weights ship without the vocabulary that such a network needs."
+        )
     check_alike(runs, results)
     if results[0]["test"] is None:
         raise UserError(f"{runs[0]} has no test figures, as its data has no test split; weights do not ship without.")

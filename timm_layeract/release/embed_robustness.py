@@ -49,7 +49,7 @@ def embed_robustness(file: Path, directory: Path = WEIGHTS_DIR) -> list[str]:
         names[label] = name
     tags = sorted({name.split(".")[1] for name in names.values()})
     if len(tags) > 1:
-        raise UserError(f"{file} is of networks tagged {' and '.join(tags)}; measure those of one tag together.")
+        raise UserError(f"{file} covers networks tagged {' and '.join(tags)}; measure those with one tag together.")
     for model in result["models"]:
         model["name"] = names[model["name"]]
     result["baseline"] = names.get(result["baseline"] or "", result["baseline"])
@@ -70,7 +70,7 @@ def embed_robustness(file: Path, directory: Path = WEIGHTS_DIR) -> list[str]:
 
 
 def _comparisons(result: Robustness, name: str) -> list[Comparison]:
-    """Of a model with the others, none where seeds are too few to test."""
+    """Tests of a model against the others; none if there are too few seeds to test."""
     if len(result["models"]) < 2 or min(len(model["runs"]) for model in result["models"]) < 3:
         return []
     rows = compare_models({result["data"]["name"]: result["models"]}, name)

@@ -44,7 +44,7 @@ class Publication:
         repo: ``ORG/NAME``.
         files: Path in the repository -> bytes.
         revision: The commit, None after a dry run.
-        url: Of the commit or the pull request.
+        url: URL of the commit or the pull request.
         pinned: Whether the manifest names the revision now.
     """
 

@@ -46,7 +46,7 @@ def stage(name: str, manifest: Manifest, repo: str, folder: Path, directory: Pat
     weights, golden = directory / entry["file"], golden_file(name, directory)
     model = _checked_model(name, entry, weights, directory)
     if not golden.is_file():
-        raise UserError(f"There are no golden tensors {golden.name} beside the weights; embed the checkpoint anew.")
+        raise UserError(f"There are no golden tensors {golden.name} beside the weights; embed the checkpoint again.")
     check_golden(model, golden, weights.name)
     picture = _checked_picture(entry, cards)
     folder.mkdir()
@@ -117,7 +117,7 @@ def _checked_picture(entry: Entry, cards: Path) -> Path | None:
         return None
     path = cards / entry["picture"]["file"]
     if not path.is_file() or file_sha256(path) != entry["picture"]["sha256"]:
-        raise UserError(f"{path} is not the picture that was embedded; get it again (git checkout), or embed anew.")
+        raise UserError(f"{path} is not the picture that was embedded; get it again (git checkout), or embed it again.")
     return path
 
 

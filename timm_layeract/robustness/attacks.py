@@ -26,8 +26,8 @@ def pgd(
         images: ``(N, C, H, W)`` in [0, 1].
         labels: int64 ``(N,)``.
         epsilon: Half the side of the box; 8/255 is usual on CIFAR-10.
-        steps: Of gradient ascent.
-        step_size: Of each step; ``2.5 epsilon / steps`` if None, which reaches any point of the box.
+        steps: Steps of gradient ascent.
+        step_size: Size of a step; ``2.5 epsilon / steps`` if None, which reaches any point of the box.
         start: Where in the box to start, in [0, 1], ``(N, C, H, W)``; at the image if None.
 
     Returns:

@@ -154,7 +154,7 @@ def _check_baseline(baseline: str | None, labels: list[str], benchmark: str, cor
     if baseline == ALEXNET and benchmark != "ImageNet-C":
         raise UserError("AlexNet's published errors belong to ImageNet-C; give one of the models as --baseline.")
     if baseline not in (None, ALEXNET, *labels):
-        raise UserError(f"The baseline {baseline!r} is none of the models; {did_you_mean(str(baseline), labels)}")
+        raise UserError(f"The baseline {baseline!r} is not one of the models; {did_you_mean(str(baseline), labels)}")
     missing = [name for name in COMMON if name not in corruptions]
     if baseline is not None and missing:
         raise UserError(f"The mean corruption error is over 15 corruptions, and {missing[0]} is left out.")

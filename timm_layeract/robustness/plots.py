@@ -40,7 +40,7 @@ def plot_forest(model: str, comparisons: Sequence[ReportedTest], path: Path) -> 
     Args:
         model: Its name.
         comparisons: As `significance.compare_models` gives them.
-        path: Of the PNG.
+        path: PNG to write.
     """
     others = list(dict.fromkeys(row["against"] for row in comparisons))
     measures = list(dict.fromkeys(row["measure"] for row in comparisons))
@@ -90,7 +90,7 @@ def plot_strip(
         pictures: Title -> uint8 ``(3, H, W)``.
         predictions: Model -> name of its class for each picture, in their order.
         label: The right class; others are red.
-        path: Of the PNG.
+        path: PNG to write.
     """
     columns = min(7, len(pictures))
     figure, axes = new_figure(-(-len(pictures) // columns), columns, 1.5, 1.6 + 0.16 * len(predictions))

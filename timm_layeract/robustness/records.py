@@ -19,7 +19,7 @@ __all__ = [
 ]
 
 Kind = Literal["fgsm", "pgd", "rotation", "translation"]
-"""Of an attack or shift."""
+"""A kind of attack or shift."""
 
 
 class Means(TypedDict):
@@ -108,7 +108,7 @@ class Shifts(Surroundings):
 class ReportedTest(TypedDict):
     """A paired test of a measure of one model against another's, in a report; `p_holm` is corrected for their number.
 
-    Of a hypothesis, which was named before the runs, it is `p` itself. The others as of `significance.PairedTest`.
+    Of a hypothesis, which was named before the runs, it is `p` itself. The others as for `significance.PairedTest`.
     """
 
     report: str

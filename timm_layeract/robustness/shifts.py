@@ -76,8 +76,8 @@ def measure_shifts(
     Args:
         networks: Those with one label are the seeds of one model.
         clean: Test images.
-        kinds: Of `STRENGTHS`.
-        steps: Of PGD, from a random start.
+        kinds: Keys of `STRENGTHS`.
+        steps: Steps of PGD, from a random start.
         progress: Show a progress bar.
 
     Returns:
@@ -132,7 +132,7 @@ def shifts(
     progress: bool = True,
     report: Callable[[str], None] = print,
 ) -> Shifts:
-    """Measure models by name and write shifts.json, .md and .png; arguments as of `robustness` and `measure_shifts`.
+    """Measure models by name and write shifts.json, .md and .png; arguments as for `robustness` and `measure_shifts`.
 
     Raises:
         UserError: Anything that is not there or does not fit.

@@ -79,7 +79,7 @@ def load_by_name(name: str) -> SegmentationModel:
     try:
         return like_timm(smp.from_pretrained(place)).eval()
     except HFValidationError as error:
-        raise UserError(f"There is no folder {place}, and it is no name on the Hub.") from error
+        raise UserError(f"There is no folder {place}, nor a repository of that name on the Hub.") from error
     except HUB_ERRORS as error:
         raise UserError(f"{name} cannot be loaded: {hub_reason(error)}") from error
 
@@ -90,7 +90,7 @@ def _check_config(path: Path) -> None:
         raise UserError(f"{path.parent} holds no network that SMP saved: it has no config.json.")
     config = read_record(object, path)
     if not isinstance(config, dict) or not isinstance(config.get(CLASS_KEY), str):
-        raise UserError(f"{path} is none that SMP wrote: it names no class under {CLASS_KEY}.")
+        raise UserError(f"{path} was not written by SMP: it names no class under {CLASS_KEY}.")
 
 
 def load_entry(entry: Entry, weights: Path) -> SegmentationModel:

@@ -20,7 +20,7 @@ from ..swap import swap_activations
 
 __all__ = ["LAYERACT", "resnet_encoder"]
 
-# Suffix of an encoder's name -> its activation, as of our timm models of the same name.
+# Suffix of an encoder's name -> its activation, as for our timm models of the same name.
 LAYERACT: dict[str, str] = {suffix: IMAGENET_ACTIVATIONS[suffix]["act_layer"] for suffix in ("_lasilu", "_lahardsilu")}
 STOCK = ("resnet18", "resnet34", "resnet50", "resnet101")
 

@@ -67,7 +67,7 @@ def swap_activations(
     Args:
         model: Any network.
         to: Name of an activation (of this package's or timm's), or a class or callable that returns a module.
-        alpha: Of a LayerAct by name, instead of its own.
+        alpha: Alpha of a LayerAct given by name; its own if None.
         source: What to replace: names, or classes (matched with isinstance), one or several. By default every hidden
             elementwise activation (ReLU, PReLU, SiLU, GELU, Hardswish, LayerAct, ...), and no gates (sigmoid,
             hardsigmoid, tanh, softmax) or activations of output heads.

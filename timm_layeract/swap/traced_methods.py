@@ -71,7 +71,7 @@ class FunctionalMethod:
         method: Name of the method.
 
     Raises:
-        UntraceableError: The trace fails, or does not hold for every call of the method.
+        UntraceableError: The trace fails, or does not hold forevery call of the method.
     """
 
     def __init__(self, module: nn.Module, method: str) -> None:
@@ -104,7 +104,7 @@ class FunctionalMethod:
         return [ActivationCall(node, name, module) for node in nodes]
 
     def replace(self, names: Mapping[ActivationCall, str]) -> None:
-        """Put a call of the child module of that name in the place of each activation call.
+        """Put a call of the child module of that name in place of each activation call.
 
         Raises:
             UntraceableError: An in-place call whose effect is seen through another tensor only (a view).

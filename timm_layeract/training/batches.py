@@ -43,7 +43,7 @@ class Part:
     """What this process takes at once of one step's batch.
 
     Attributes:
-        step: Of the epoch, from 0.
+        step: Number of the step in the epoch, from 0.
         indices: Rows of the split, each with a seed of its own.
         rows: Which of the batch's images these are.
         last: The optimizer steps after it.
@@ -62,7 +62,7 @@ class Batches:
     Attributes:
         images: Images in the split; what does not fill a batch at an epoch's end waits for another epoch.
         batch_size: Images of one step, over all processes.
-        seed: Of the order.
+        seed: Seed of the order.
         accumulate: Parts of a process's share of a step, whose gradients are added up.
         process: This process's number.
         processes: How many there are.

@@ -104,7 +104,7 @@ def find_checkpoint(folder: Path, report: Callable[[str], None]) -> Path | None:
         faults.append(f"checkpoint {path.name} is damaged ({fault})")
         report(f"{faults[-1]}; going back to the one before")
     if faults:
-        raise UserError(f"{'; '.join(faults)}: none is left to resume from. Give another --output to start anew.")
+        raise UserError(f"{'; '.join(faults)}: none is left to resume from. Give another --output to start over.")
     return None
 
 

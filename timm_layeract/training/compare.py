@@ -44,9 +44,9 @@ def compare_runs(runs: list[Path], path: Path) -> ComparedModels:
         entry = models.setdefault((result["model"], result["started_from"]), own)
         seed = result["recipe"]["seed"]
         if entry["activations"] != result["activations"]:
-            raise UserError(f"{run} is called {result['model']} like another run, but its activations are others.")
+            raise UserError(f"{run} is called {result['model']} like another run, but has other activations.")
         if any(other["seed"] == seed for other in entry["runs"]):
-            raise UserError(f"Two of these runs are of {result['model']} with the seed {seed}.")
+            raise UserError(f"Two of these runs train {result['model']} with seed {seed}.")
         scores: SeedScores = {
             "seed": seed,
             "best_epoch": result["best_epoch"],

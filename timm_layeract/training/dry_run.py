@@ -25,10 +25,10 @@ class Estimate:
     """What a run would do and how long it would take.
 
     Attributes:
-        trainer: Of the run; its network has been trained by a few steps.
-        test_samples: How many there are.
-        training_seconds: Of training alone.
-        seconds: Of everything.
+        trainer: Trainer of the run, whose network has taken a few steps.
+        test_samples: Number of test samples.
+        training_seconds: Time of training alone.
+        seconds: Time of the whole run.
     """
 
     trainer: Trainer
@@ -43,7 +43,7 @@ class Estimate:
 
 
 def estimate(start: Start, recipe: Recipe, data: str, steps: int = STEPS) -> Estimate:
-    """Run a few steps of what `train` would do, and reckon with the time that they take."""
+    """Time a few steps of what `train` would do, and extrapolate."""
     model, splits = prepare(start, recipe, data, progress=True)
     return estimate_run(model, recipe, TASKS[recipe.task](model, recipe, splits["train"]), splits, steps)
 
@@ -51,7 +51,7 @@ def estimate(start: Start, recipe: Recipe, data: str, steps: int = STEPS) -> Est
 def estimate_run(
     model: nn.Module, recipe: Recipe, task: Task, splits: Mapping[str, Split], steps: int = STEPS, forward: int = 0
 ) -> Estimate:
-    """Of a run whose network and data are there, with as many more batches that only go `forward`."""
+    """Estimate a run from its network and data; `forward` is the number of further batches without a backward pass."""
     trainer = build_trainer(model, recipe, task, splits, Path(), Execution())
     sides = [recipe.training_side(epoch / trainer.epochs) for epoch in range(trainer.epochs)] or [None]
     seconds = {side: trainer.time_step(steps, sides.index(side)) for side in dict.fromkeys(sides)}

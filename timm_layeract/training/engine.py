@@ -98,7 +98,7 @@ class Trainer:
             # Not before: DistributedDataParallel refuses it on the CPU, where only the fused networks can do it.
             nn.SyncBatchNorm.convert_sync_batchnorm(synchronize_statistics(self.unwrapped))
         self.total_steps = recipe.steps or (recipe.epochs or 0) * self.batches.steps
-        # Not prepared: accelerate would step it once for every process.
+        # Not prepared: accelerate would step it once forevery process.
         self.schedule = create_schedule(optimizer, recipe, max(1, self.total_steps))
         self.ema = ModelEmaV3(self.unwrapped, decay=recipe.ema_decay, use_warmup=True) if recipe.ema_decay else None
         self.feed = Feed(recipe, train, val, self.accelerator.device, workers, report if skip_unreadable else None)
@@ -219,7 +219,7 @@ class Trainer:
             reason = " ".join(str(error).split())[:200]
             raise UserError(
                 f"{self.best_weights} does not hold the weights of this run's best epoch ({reason}); "
-                f"give another --output to start anew."
+                f"give another --output to start over."
             ) from error
 
     def evaluate(self, data: Split, network: nn.Module | None = None) -> dict[str, float]:

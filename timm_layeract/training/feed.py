@@ -22,9 +22,9 @@ class Feed:
         recipe: Says where training data is kept, and how inputs lie in memory.
         train: Training data.
         val: Held-out data.
-        device: Of the network.
+        device: Device of the network.
         workers: Processes that read; 0 reads in this one.
-        skipped: As of `RowLoader`.
+        skipped: As for `RowLoader`.
     """
 
     def __init__(

@@ -66,7 +66,7 @@ class Measurements:
 
     @property
     def sums(self) -> Tensor | None:
-        """Of what was added since they were set; None of nothing."""
+        """Means of what was added since the last reset; None if there was nothing."""
         self.read()
         return self._sums
 

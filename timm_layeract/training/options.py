@@ -1,4 +1,4 @@
-"""The options of a run, declared once for every command and function: what a run is, and how it is run."""
+"""The options of a run, declared once forevery command and function: what a run is, and how it is run."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -38,12 +38,12 @@ ADAPTATION = {"classification": "adapt", "segmentation": "adapt_segmentation"}
 
 
 def silent(_: str) -> None:
-    """Say nothing: a process that is not the main one."""
+    """Report nothing, in a process that is not the main one."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """What a run is, beside its network: its data, its recipe, and what is to be otherwise in that."""
+    """What a run is besides its network: its data, its recipe, and changes to the recipe."""
 
     data: Annotated[
         str,
@@ -56,18 +56,16 @@ class RunOptions:
             short="-d",
         ),
     ]
-    image_column: Annotated[
-        str | None, Option("Column of the images, where the data has several that may be meant.", flag="--image")
-    ] = None
+    image_column: Annotated[str | None, Option("Column of the images, if the data has several.", flag="--image")] = None
     label_column: Annotated[
-        str | None, Option("Column of the labels (of masks, in segmentation), likewise.", flag="--label")
+        str | None, Option("Column of the labels (of masks, in segmentation), if the data has several.", flag="--label")
     ] = None
     masks: Annotated[
         str | None,
         Option(
-            "What the values of masks mean, where they may mean several things: binary, all but 0 is foreground "
-            "(instances, for one), or classes, each value a class from 0 on, which the lines of a file classes.txt "
-            "in the data's folder (or --set class_names=[...]) may name, and 255 is void."
+            "What the values of masks mean, if that is ambiguous: binary, all but 0 is foreground (instances, for "
+            "example), or classes, each value a class from 0 on and 255 void; a file classes.txt in the data's folder "
+            "(or --set class_names=[...]) may name the classes."
         ),
     ] = None
     data_name: Annotated[str | None, Option("What results call the data; the last part of --data if left out.")] = None
@@ -87,7 +85,7 @@ class RunOptions:
     ] = None
     lr: Annotated[float | None, Option("Peak learning rate, instead of the recipe's.", bounds=RATES)] = None
     adversarial: Annotated[
-        str | None, Option("Train on images that an attack has made: pgd or fgsm, by 8/255 in every value.")
+        str | None, Option("Train on adversarial images made by pgd or fgsm, up to 8/255 away in every value.")
     ] = None
     batch_size: Annotated[
         int | None, Option("Samples in one optimizer step over all processes.", bounds=Bounds(1, 10**6))
@@ -115,7 +113,7 @@ class RunOptions:
         return self.data_name or dataset_name(self.data)
 
     def load_recipe(self, defaults: Mapping[str, str]) -> Recipe:
-        """The recipe that is asked for, by name or by task, with what is to be otherwise in it.
+        """The recipe that is asked for, by name or by task, with the changes applied.
 
         Raises:
             UserError: No such recipe, task or key; a value that does not fit; a value given twice.
@@ -193,17 +191,17 @@ class Execution:
     ] = None
     skip_unreadable: Annotated[
         bool,
-        Option("Take the next sample in place of one on disk that cannot be read, and say so; with --resume too."),
+        Option("Replace a sample on disk that cannot be read by the next one, and say so; also with --resume."),
     ] = False
     progress: bool = True
     report: Report = print
 
     def __post_init__(self) -> None:
-        """Refuse values that no run can have, and a tracker that accelerate does not know or find."""
+        """Refuse values that no run can have."""
         check_options(self)
 
     def for_process(self, is_main: bool) -> "Execution":
-        """Of one of several processes, of which the main one alone speaks."""
+        """The same for one of several processes, of which only the main one reports."""
         return self if is_main else dataclasses.replace(self, report=silent)
 
 

@@ -24,7 +24,7 @@ def create_accelerator(mixed_precision: str, output: Path, trackers: tuple[str, 
     """What the processes of a run share.
 
     Args:
-        mixed_precision: As of `Recipe`.
+        mixed_precision: As for `Recipe`.
         output: Folder of the run.
         trackers: Names of accelerate's trackers.
 

@@ -39,82 +39,81 @@ def _photographs(default: Any) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """All that decides the outcome of a run beside the model and the data; some keys are of some tasks only.
+    """Everything that decides the outcome of a run besides the model and the data; some keys are for some tasks only.
 
     Attributes:
         name: Name in results; the file's stem.
         source: Where the recipe comes from: a paper and section, or our own.
         task: ``classification`` of images, ``segmentation``, a class for each pixel, or ``text``, classes of texts.
-        epochs: Passes over the training images (none at all where a network is adapted by its statistics alone); None
-            where `steps` says how long the run is.
-        steps: Optimizer steps in all; None where `epochs` says how long the run is.
-        batch_size: Images in one optimizer step, over all processes together.
-        accumulate: Parts that a process takes its share of a batch in, where memory does not hold it at once.
-        seed: Of initialisation, held-out images, order and augmentation.
+        epochs: Passes over the training images (0 where a network is adapted by its statistics alone); None if `steps`
+            gives the length of the run.
+        steps: Optimizer steps in total; None if `epochs` gives the length of the run.
+        batch_size: Images in one optimizer step, over all processes.
+        accumulate: Number of parts in which a process takes its share of a batch, if memory does not hold it at once.
+        seed: Seeds initialisation, held-out images, order and augmentation.
         optimizer: ``sgd`` (with `momentum`, optionally `nesterov`), ``adam``, ``adamw`` or ``lamb`` (You et al. 2020).
         lr: Peak learning rate.
-        momentum: Of SGD.
-        nesterov: Nesterov's variant of momentum.
+        momentum: Momentum of SGD.
+        nesterov: Use Nesterov momentum.
         weight_decay: L2 penalty (decoupled in AdamW).
         decay_norm_and_bias: Apply `weight_decay` to normalisation parameters and biases too.
         schedule: ``multistep`` (`lr` times 0.1 at each of `milestones`), ``cosine`` (linear warm-up, cosine to 0) or
             ``one-cycle`` (linear up, linear down to 0).
         milestones: Fractions of the run at which ``multistep`` drops.
-        warmup: Fraction of the run that ``cosine`` and ``one-cycle`` rise for.
-        label_smoothing: Share of the target given to all classes.
-        ema_decay: Decay of the averaged copy of the weights that is evaluated and saved; 0 keeps no copy.
+        warmup: Fraction of the run in which ``cosine`` and ``one-cycle`` rise.
+        label_smoothing: Share of the target spread over all classes.
+        ema_decay: Decay of the moving average of the weights, which is evaluated and saved; 0 for no average.
         mixed_precision: ``no``, ``bf16`` or ``fp16`` autocast.
         channels_last: Memory format of the network.
-        sync_batch_norm: Statistics of the batch, BatchNorm's and others', over the images of all processes; those of
-            BatchNorm on GPUs, or in a fused network.
-        image_size: (H, W) of the input, None for the model's own.
+        sync_batch_norm: Take batch statistics, BatchNorm's and others', over the images of all processes; BatchNorm's
+            on GPUs or in a fused network only.
+        image_size: (H, W) of the input; the model's own if None.
         progressive_sizes: Smaller training images at first (progressive learning, Tan & Le 2021): pairs of the fraction
-            of the epochs that they are used up to, and their shorter side; then, and in evaluation, `image_size`.
+            of the epochs up to which they are used, and their shorter side; `image_size` after that.
         ten_crop: (H, W) that test images are resized to, of which ten crops of the input's size are averaged (corners
             and centre, and mirrored; Krizhevsky et al. 2012); None for one look at the whole image.
-        padding: Pixels of padding for the random crop of images that are whole; none with `train_crop_mode`.
-        flip: Mirror half of the images; in segmentation, turn them too.
-        random_erasing: Probability that a rectangle of an image becomes the mean colour (Zhong et al. 2017).
+        padding: Pixels of padding before whole images are cropped at random; not used with `train_crop_mode`.
+        flip: Mirror half of the images; in segmentation, also rotate them by multiples of 90 degrees.
+        random_erasing: Probability that a rectangle of an image is set to the mean colour (Zhong et al. 2017).
         train_crop_mode: Crop photographs at random from their files, by timm's transforms: ``rrc`` (random resized
             crops, Szegedy et al. 2015), ``rkrc`` or ``rkrr`` (that keep the shape); None for whole images, cropped by
             `padding`. This key and those down to `drop_path` have timm's names, and are not written into results
             where they are left out.
-        scale: Of random crops: least and largest share of the area; timm's (0.08 to 1) if None.
-        ratio: Of random crops: width to height; timm's (3/4 to 4/3) if None.
+        scale: Least and largest share of the area in random crops; timm's (0.08 to 1) if None.
+        ratio: Least and largest aspect ratio of random crops; timm's (3/4 to 4/3) if None.
         train_interpolation: How random crops are resized; ``random`` is bilinear or bicubic.
-        color_jitter: How far brightness, contrast and saturation of random crops may move; none with `auto_augment`.
+        color_jitter: Range of brightness, contrast and saturation of random crops; not used with `auto_augment`.
         auto_augment: Augmentation of random crops in timm's notation: ``rand-m7-mstd0.5-inc1`` (RandAugment),
             ``augmix-m3-w3`` (AugMix), ``original``, ``3a``, ...
         test_size: (H, W) of held-out and test images, `image_size` if None, or where that is None too, the network's.
         crop_pct: Share of the resized held-out and test images that is kept; that of the network's config if None, or
             all of it where `image_size` is given and there is no `train_crop_mode`.
-        crop_mode: How these are cut: ``center``, ``squash`` or ``border``; as the network's config says if None.
-        interpolation: How these are resized; as the network's config says if None.
+        crop_mode: How these are cropped: ``center``, ``squash`` or ``border``; as in the network's config if None.
+        interpolation: How these are resized; as in the network's config if None.
         mixup: Alpha of mixing whole images (Zhang et al. 2018), 0 for none.
         cutmix: Alpha of mixing rectangles (Yun et al. 2019), 0 for none. Images are mixed with others of the same
             process and part of a batch.
         mixup_prob: Probability of mixing at all.
-        mixup_switch_prob: Probability of rectangles where both are given.
-        mixup_mode: One way of mixing for a ``batch``, a ``pair`` or an ``elem`` (image).
+        mixup_switch_prob: Probability of cutmix rather than mixup where both are given.
+        mixup_mode: Draw the mixing once for a ``batch``, a ``pair`` or an ``elem`` (image).
         bce_loss: Binary cross-entropy of each class instead of cross-entropy (Wightman et al. 2021).
-        bce_target_thresh: Shares of classes above it count 1 in it, others 0; None for shares as they are.
-        aug_repeats: Times that an image comes in an epoch, other images staying out (Hoffer et al. 2020).
-        drop_path: Probability that the last residual branch is left out, rising linearly up to it (Huang et al. 2016).
-        adversarial: Train on images that an attack has made (``fgsm``, or ``pgd`` with 7 steps; Madry et al. 2018), or
-            ``none``.
+        bce_target_thresh: Targets above it become 1 in that loss, others 0; None keeps them.
+        aug_repeats: How often an image is repeated in an epoch, in place of other images (Hoffer et al. 2020).
+        drop_path: Probability of dropping the last residual branch, rising linearly towards it (Huang et al. 2016).
+        adversarial: Train on adversarial images (``fgsm``, or ``pgd`` with 7 steps; Madry et al. 2018), or ``none``.
         adversarial_epsilon: How far the attack may move a value, of 255.
-        image_column: Column of the images, where a data set has several that may be meant.
-        label_column: Column of the labels, likewise; in segmentation, of the masks.
-        masks: What values of masks mean: ``binary``, all but 0 is foreground (instances, for one), or ``classes``, each
-            value a class from 0 on and 255 void; None where 0 and one other value say it by themselves.
-        class_names: Names of the classes of masks, in the order of their values, the background's among them.
-        vocab_size: Tokens that words of texts become, the most frequent of the training texts; None for all there are.
-        max_tokens: Tokens that a text is cut to, its first; None for whole texts.
+        image_column: Column of the images, if the data set has several.
+        label_column: Column of the labels, if there are several; in segmentation, of the masks.
+        masks: Meaning of the values of masks: ``binary``, all but 0 is foreground (instances, for example), or
+            ``classes``, each value a class from 0 on and 255 void; None if there are only 0 and one other value.
+        class_names: Names of the classes of masks in the order of their values, including the background.
+        vocab_size: Size of the vocabulary, the most frequent words of the training texts; None for all of them.
+        max_tokens: Number of tokens that a text is truncated to; None for whole texts.
         validation_fraction: Share of the training images held out to choose the best epoch.
-        cuda_graph: Replay forward and backward pass as a CUDA graph. Like the next key it says how, and not what: the
-            run is the same, and no part of results.
-        data_on_device: Keep training images on the GPU, where batches are cut: ``true``, ``false``, or ``auto``, if
-            they are in memory and leave the network room.
+        cuda_graph: Replay forward and backward pass as a CUDA graph. Like the next key it changes how the run is
+            computed, not its outcome, and is left out of results.
+        data_on_device: Keep training images on the GPU and cut batches there: ``true``, ``false``, or ``auto``, if they
+            are in memory and leave enough room for the network.
     """
 
     name: str = "custom"
@@ -177,7 +176,7 @@ class Recipe:
     data_on_device: Literal["auto", "true", "false"] = "auto"
 
     def __post_init__(self) -> None:
-        """Refuse values that no run can have; what is of other tasks is off."""
+        """Refuse values that no run can have; keys of other tasks are turned off."""
         for each in dataclasses.fields(self):
             if each.name not in self.keys:
                 if getattr(self, each.name) not in (each.default, each.metadata["off"]):
@@ -199,12 +198,14 @@ class Recipe:
             )
 
     def _check_crops(self) -> None:
-        """Refuse what is of random crops alone where there are none, and whole images' padding where there are."""
+        """Refuse keys for random crops where there are none, and padding where there are."""
         default = {each.name: each.default for each in dataclasses.fields(self)}
         if self.train_crop_mode is None:
             asked = [key for key in CROPS if getattr(self, key) != default[key]]
             if asked:
-                raise UserError(f"Recipe {self.name}: {asked[0]} is of random crops: give train_crop_mode too (rrc).")
+                raise UserError(
+                    f"Recipe {self.name}: {asked[0]} applies to random crops only: give train_crop_mode too (rrc)."
+                )
         elif self.padding not in (0, default["padding"]):
             raise UserError(f"Recipe {self.name}: padding is not for random crops (train_crop_mode); leave it out.")
         else:
@@ -214,7 +215,7 @@ class Recipe:
             if least > most:
                 raise UserError(f"Recipe {self.name}: {key} is the least and the largest, got {[least, most]}.")
         if self.bce_target_thresh is not None and not self.bce_loss:
-            raise UserError(f"Recipe {self.name}: bce_target_thresh is of bce_loss: give that too.")
+            raise UserError(f"Recipe {self.name}: bce_target_thresh needs bce_loss: give that too.")
         if self.auto_augment is not None:
             check_auto_augment(self.auto_augment, f"Recipe {self.name}: auto_augment")
 

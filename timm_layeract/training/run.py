@@ -80,7 +80,7 @@ def train(
 
 
 def prepare(start: Start, recipe: Recipe, data: str, progress: bool) -> tuple[torch.nn.Module, Mapping[str, Split]]:
-    """The network as its seed initialises it, and the splits of a data set; arguments as of `train`."""
+    """The network as its seed initialises it, and the splits of a data set; arguments as for `train`."""
     start.check(recipe)
     splits = open_splits(data, recipe, start.source.describe()[1], progress)
     set_seed(recipe.seed)

@@ -80,7 +80,7 @@ def read_environment(run: Path) -> Environment:
 def _left(run: Path, name: str) -> Path:
     path = run / name
     if not path.exists():
-        raise UserError(f"{run} is no finished run: it has no {name}; go on with it by `layeract train --resume`.")
+        raise UserError(f"{run} is not a finished run: it has no {name}; go on with it by `layeract train --resume`.")
     return path
 
 

@@ -28,7 +28,7 @@ class Start:
         pretrained: Start from the network's weights, with a new head where the classes differ, in number, or in name or
             order where the network names them.
         num_classes: Outputs of the head; the data's number of classes if None.
-        alpha: Of its LayerActs, instead of its own.
+        alpha: Alpha of its LayerActs; the network's own if None.
     """
 
     name: str

@@ -47,7 +47,7 @@ def read_state(path: Path) -> Any:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no mapping
         return _unpacked(tree, tensors)
     except (OSError, SafetensorError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(f"{path} is no state of a run: {type(error).__name__}: {str(error)[:200]}") from error
+        raise UserError(f"{path} is not the state of a run: {type(error).__name__}: {str(error)[:200]}") from error
 
 
 def _packed(value: object, tensors: dict[str, Tensor], storages: set[int]) -> object:
@@ -89,7 +89,7 @@ class RandomState:
     """The random numbers of this process: Python's, numpy's, torch's, and those of its device.
 
     Args:
-        device: Of this process.
+        device: Device of this process.
     """
 
     def __init__(self, device: torch.device) -> None:

@@ -28,11 +28,11 @@ class PlannedRun:
     """A run that a sweep is to make.
 
     Attributes:
-        folder: Where.
-        start: Of which network.
-        recipe: With its seed.
-        data: As of `train`.
-        data_name: As of `train`.
+        folder: Folder of the run.
+        start: Network that it starts from.
+        recipe: Recipe, including the seed.
+        data: As for `train`.
+        data_name: As for `train`.
     """
 
     folder: Path
@@ -43,7 +43,7 @@ class PlannedRun:
 
     @property
     def is_finished(self) -> bool:
-        """Whether its result is there; refuses (UserError) one of another recipe."""
+        """Whether its result exists; refuses (UserError) the result of another recipe."""
         if not (self.folder / "result.json").exists():
             return False
         if read_finished(self.folder)["recipe"] != self.recipe.to_dict():
@@ -67,12 +67,12 @@ def plan(
     """The runs of these models with these seeds, all models with their first seed before any with its second.
 
     Args:
-        models: As of `train`.
-        seeds: Each in the place of the recipe's.
-        recipe: Of all runs.
-        data: As of `train`.
-        folder: Of the runs' folders, see `run_folder`.
-        data_name: As of `train`.
+        models: As for `train`.
+        seeds: Seeds that replace the recipe's.
+        recipe: Recipe of all runs.
+        data: As for `train`.
+        folder: Parent of the runs' folders, see `run_folder`.
+        data_name: As for `train`.
     """
     starts = [Start(model) if isinstance(model, str) else model for model in models]
     return [
@@ -90,9 +90,9 @@ def read_queue(path: Path, options: RunOptions, folder: Path) -> list[PlannedRun
     recipe), and any option of a run: ``recipe``, ``data``, ``epochs``, ``lr``, ...
 
     Args:
-        path: Of the file.
+        path: Queue file.
         options: What entries do not say themselves.
-        folder: Of the runs' folders.
+        folder: Parent of the runs' folders.
 
     Raises:
         UserError: An unreadable file; an entry without a model, with an unknown key or a value that no run can have;
@@ -149,7 +149,7 @@ def _entry_runs(entry: Any, options: RunOptions, folder: Path) -> list[PlannedRu
 def _check(runs: Sequence[PlannedRun], execution: Execution) -> None:
     """Refuse (UserError) what could not be run to the end, before anything is."""
     if process_state().num_processes > 1:
-        raise UserError("A sweep takes one process a run: start `layeract sweep` once for each GPU instead.")
+        raise UserError("A sweep takes one process per run: start `layeract sweep` once for each GPU instead.")
     check_tracker(execution.tracker)
     for start, recipe in {(run.start, run.recipe.replace(seed=0)): None for run in runs}:
         start.check(recipe)

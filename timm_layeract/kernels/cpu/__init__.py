@@ -159,7 +159,7 @@ def norm_act_sums(
 ) -> tuple[Tensor, Tensor]:
     """For each (sample, channel), what the gradient needs to know of all positions; ``(5, N, C)`` float64.
 
-    Also what `norm_act_gradient` takes in the place of g and uses up: here the gradient but for the statistics.
+    Also what `norm_act_gradient` takes in place of g and uses up: here the gradient but for the statistics.
     """
     out, u = DOUBLES.new_empty(5, *x.shape[:2]), torch.empty_like(x)
     _pass(SUMS, hard, x, r, g, u, None, channels, samples, out)

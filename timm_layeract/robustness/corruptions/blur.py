@@ -69,8 +69,8 @@ def move(images: np.ndarray, radius: float, sigma: float, angles: list[float]) -
     Args:
         images: ``(N, H, W, ...)`` in [0, 1].
         radius: Steps to the Gaussian's half width, pixels.
-        sigma: Of the Gaussian, pixels.
-        angles: Of each image, degrees from the horizontal.
+        sigma: Standard deviation of the Gaussian, in pixels.
+        angles: Angle for each image, in degrees from the horizontal.
     """
     steps = np.arange(2 * math.ceil(radius) + 1)
     weights = np.exp(-(steps**2) / (2 * sigma**2))

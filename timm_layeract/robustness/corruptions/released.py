@@ -41,7 +41,7 @@ class ReleasedSets:
             self.is_array = True
             self._found = {path.stem: path for path in self.folder.glob("*.npy") if path.stem != "labels"}
             if not (self.folder / "labels.npy").is_file():
-                raise UserError(f"{folder} has no labels.npy; it comes in the same archive as the images.")
+                raise UserError(f"{folder} has no labels.npy; it is in the same archive as the images.")
         else:
             self.is_array = False
             self._found = {

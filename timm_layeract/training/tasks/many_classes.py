@@ -64,7 +64,7 @@ def class_figures(counts: Sequence[float], names: Sequence[str]) -> dict[str, fl
 
     Args:
         counts: As `class_counts`, of all samples together.
-        names: Of the classes.
+        names: Class names.
 
     Returns:
         Without the classes that are neither there nor found, which take no part in the means either.
