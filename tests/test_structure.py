@@ -76,6 +76,29 @@ def test_lines_of_a_function(code: str, lines: int) -> None:
     assert body_lines(function) == lines
 
 
+def defined(path: Path) -> Iterator[str]:
+    """Classes, constants and types that a file defines."""
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.ClassDef):
+            yield node.name
+        targets = (
+            node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        )
+        yield from (each.id for each in targets if isinstance(each, ast.Name) and re.match("[A-Z]", each.id))
+
+
+def test_a_name_means_one_thing() -> None:
+    """But for what the kernels of each device define alike, and `compat.PRIVATE`, of each package."""
+    places: dict[str, list[str]] = {}
+    for path in PACKAGE.rglob("*.py"):
+        if "kernels" not in path.parts and path.parent.name != "compat":
+            for name in defined(path):
+                places.setdefault(name, []).append(str(path.relative_to(PACKAGE)))
+    assert len(places) > 300
+    twice = {name: files for name, files in places.items() if len(files) > 1}
+    assert not twice, twice
+
+
 UNTYPED = r"\b(?:[Dd]ict|Mapping)\[str, Any\]"
 
 
