@@ -129,7 +129,7 @@ def copy_whole(source: Path, path: Path) -> None:
 
 
 def rename(path: Path, name: Path) -> None:
-    """Give a file or folder another name in its folder, for good."""
+    """Rename a file or folder within its folder, durably."""
     path.replace(name)
     if os.name == "nt":  # Windows does not open folders, and needs no such call
         return
@@ -145,12 +145,12 @@ def rename(path: Path, name: Path) -> None:
 
 
 def is_partial(path: Path) -> bool:
-    """Whether this is what a process left that died while it wrote a file."""
+    """Whether this was left by a process that died while writing a file."""
     return path.name.startswith(".") and path.name.endswith(PARTIAL)
 
 
 def make_folder(folder: Path) -> list[Path]:
-    """Make a folder and those above it; returns the ones that were not there, the lowest first."""
+    """Make a folder and its parents; returns the ones that did not exist, deepest first."""
     missing = [each for each in (folder, *folder.parents) if not each.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -165,7 +165,7 @@ def _write_error(error: OSError, path: Path) -> WriteError:
 
 
 def remove_empty(folders: list[Path]) -> None:
-    """Remove those of the folders, the lowest first, that are empty."""
+    """Remove the folders that are empty; the deepest come first."""
     for folder in folders:
         with contextlib.suppress(OSError):
             folder.rmdir()

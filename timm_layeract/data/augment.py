@@ -16,7 +16,7 @@ __all__ = ["SampleRandom", "normalize", "random_crop_flip", "random_erase", "to_
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """`tensor` on a device, for a GPU without waiting until that is done with what it has been asked before."""
+    """`tensor` on a device; copied to a GPU asynchronously."""
     if device.type != "cuda" or tensor.device == device:
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)

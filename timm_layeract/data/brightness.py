@@ -43,7 +43,7 @@ class Brightness(NamedTuple):
 
     @classmethod
     def of_all(cls, images: Iterable["Brightness"]) -> "Brightness | None":
-        """What holds several images' values, so that a dim one stays dimmer than a bright one; None of none."""
+        """Common range of several images' values, which keeps dim images dimmer than bright ones; None of none."""
         blacks, whites = zip(*found, strict=True) if (found := list(images)) else ((), ())
         return cls(min(blacks), max(whites)) if found else None
 
@@ -65,7 +65,7 @@ def to_8_bits(values: np.ndarray, brightness: Brightness | None = None) -> np.nd
 
 
 def record_brightness(network: nn.Module, brightness: Brightness | None) -> None:
-    """Note in a network's config what its training images were scaled by, or that they had 8 bits."""
+    """Record in a network's config how its training images were scaled, or that they had 8 bits."""
     config: PretrainedConfig = {**config_of(network)}
     notes = [note for note in config.pop("notes", None) or () if not _PATTERN.fullmatch(note)]
     if brightness is not None:
@@ -78,7 +78,7 @@ def record_brightness(network: nn.Module, brightness: Brightness | None) -> None
 
 
 def recorded_brightness(network: nn.Module) -> Brightness | None:
-    """What a network's config says that images are scaled by; None where it does not."""
+    """How images are scaled according to a network's config; None if it does not say."""
     found = [match for note in config_of(network).get("notes") or () if (match := _PATTERN.fullmatch(note))]
     return Brightness(*map(float, found[0].groups())) if found else None
 
@@ -87,5 +87,5 @@ _PATTERN = re.compile(NOTE.format(r"(\S+)", r"(\S+)"))
 
 
 def _bits(high: float) -> int:
-    """The fewest usual bits that hold a value, or as many as it takes."""
+    """The smallest usual bit depth that holds a value, or as many bits as it takes."""
     return next((bits for bits in BIT_DEPTHS if high <= 1.1 * 2**bits), math.ceil(math.log2(high + 1)))

@@ -26,7 +26,7 @@ __all__ = [
 
 
 class EncodedFile(TypedDict):
-    """An image as a row of a data set has it that does not decode: its content, or where it lies."""
+    """An encoded image in a row of a data set: its content or its path."""
 
     bytes: bytes | None
     path: str | None

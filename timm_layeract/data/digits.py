@@ -15,7 +15,7 @@ DIGIT_SIDE, CLASSES, TEST_SHARE = 28, 10, 0.2
 
 
 def digit_splits() -> dict[str, ImageSplit]:
-    """``train`` and ``test``, a fifth of the images, drawn once and for all; grey in three equal channels."""
+    """``train`` and ``test`` (a fixed random fifth of the images); grey in three equal channels."""
     pixels, labels = (torch.from_numpy(array) for array in mnist_data())
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
     images = pixels[order].to(torch.uint8).reshape(-1, 1, DIGIT_SIDE, DIGIT_SIDE).expand(-1, 3, -1, -1).contiguous()

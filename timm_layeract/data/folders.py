@@ -80,7 +80,7 @@ def walk_images(folder: Path, labelled: bool = True) -> ImageFolder:
 
 
 def _splits(folder: Path, labelled: bool) -> dict[str, Path]:
-    """Split -> its folder; the whole folder as ``train`` where its top level is no splits."""
+    """Split -> its folder; the whole folder as ``train`` if its top level is not split."""
     folders = {path.name: path for path in _folders(folder)}
     named = {name: SPLITS[name.casefold()] for name in folders if name.casefold() in SPLITS}
     if not named:
@@ -111,7 +111,7 @@ def _splits(folder: Path, labelled: bool) -> dict[str, Path]:
 
 
 def _class_names(folder: Path, roots: dict[str, Path], classes: dict[str, dict[str, list[Path]]]) -> tuple[str, ...]:
-    """Names of the classes of all splits, refused where they do not fit together."""
+    """Class names of all splits; refuses splits whose classes do not match."""
     first = "train" if "train" in classes else next(iter(classes))
     names = tuple(sorted(name for name, paths in classes[first].items() if paths))
     empty = sorted({path.name for path in _folders(roots[first])} - set(names))
@@ -144,7 +144,7 @@ def _by_class(root: Path, paths: list[Path], left_out: Counter[str]) -> dict[str
 
 
 def _folders(folder: Path) -> Iterator[Path]:
-    """Folders in a folder, links to folders among them, without those of systems."""
+    """Subfolders, including links to folders, without those of the operating system."""
     yield from (path for path in sorted(folder.iterdir()) if path.is_dir() and not _is_system(path.name))
 
 
@@ -172,7 +172,7 @@ def images_below(folder: Path, left_out: Counter[str]) -> Iterator[Path]:
 
 
 def _is_image(path: Path) -> bool:
-    """Whether Pillow knows a file of an unknown suffix by its first bytes."""
+    """Whether Pillow recognises a file with an unknown suffix by its first bytes."""
     try:
         with Image.open(path):
             return True

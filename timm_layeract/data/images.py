@@ -33,7 +33,7 @@ ORIENTATION = 0x0112  # of EXIF
 
 
 def image_files(folder: Path) -> list[Path]:
-    """Files of a folder (not of those in it) whose suffix is an image's, sorted by name."""
+    """Image files of a folder, by their suffix, sorted by name; subfolders are not searched."""
     suffixes = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
     return sorted(
         path
@@ -119,13 +119,13 @@ def decode(source: Path | bytes, name: str | None = None, upright: bool = True) 
 
 
 def is_deep(source: Path | bytes, name: str | None = None) -> bool:
-    """Whether an image has more than 8 bits a channel, by its head; not of those of which Pillow keeps 8."""
+    """Whether an image has more than 8 bits per channel, by its header; not if Pillow keeps only 8 of them."""
     picture = _open(source, name)
     return picture is None or _has_deep_mode(picture) or (picture.format == "TIFF" and loses_bits(picture))
 
 
 def image_size(source: Path | bytes, name: str | None = None) -> tuple[int, int]:
-    """Width and height of an image as it is stored, by its head."""
+    """Width and height of an image as stored, by its header."""
     picture = _open(source, name)
     if picture is not None:
         return picture.size
@@ -135,7 +135,7 @@ def image_size(source: Path | bytes, name: str | None = None) -> tuple[int, int]
 
 @contextmanager
 def large_images(megapixels: float | None) -> Iterator[None]:
-    """Let images have so many megapixels while the block runs; 179 if None, which a file that lies may not exceed."""
+    """Allow images of so many megapixels while the block runs; 179 if None, a guard against decompression bombs."""
     before = Image.MAX_IMAGE_PIXELS
     if megapixels is not None:
         # Pillow warns above this number, and refuses above its double
@@ -147,7 +147,7 @@ def large_images(megapixels: float | None) -> Iterator[None]:
 
 
 def _open(source: Path | bytes, name: str | None) -> Image.Image | None:
-    """An image as Pillow opens it, not decoded yet; None of a TIFF that it does not know."""
+    """An image opened by Pillow, not decoded yet; None for a TIFF that it does not support."""
     with _in_one_line(source, name):
         try:
             return Image.open(BytesIO(source if isinstance(source, bytes) else source.read_bytes()))
@@ -183,7 +183,7 @@ def _has_deep_mode(picture: Image.Image) -> bool:
 
 
 def _turned(values: np.ndarray, orientation: int) -> np.ndarray:
-    """Values ``(H, W, ...)`` upright, by the orientation of EXIF."""
+    """Values ``(H, W, ...)`` turned upright by the EXIF orientation."""
     if orientation in (5, 6, 7, 8):
         values = values.swapaxes(0, 1)
     if orientation in (2, 3, 6, 7):
@@ -194,7 +194,7 @@ def _turned(values: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def _keeps_too_little(source: Path | bytes, picture: Image.Image) -> bool:
-    """Whether it is a PNG in colour of 16 bits a channel, of which Pillow keeps 8, that uses no more than 12."""
+    """Whether it is a 16-bit colour PNG, of which Pillow keeps 8 bits, that uses no more than 12."""
     if picture.format != "PNG" or picture.mode not in ("RGB", "RGBA"):
         return False
     with BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:

@@ -64,7 +64,7 @@ def _splits(folder: Path) -> dict[str, tuple[Path, Path]]:
 
 
 def _named(places: dict[Path, tuple[Path, Path]], where: Path) -> dict[str, tuple[Path, Path]]:
-    """By what the splits are called here; refuses several folders for one."""
+    """Folders by the name of their split; refuses several folders for one split."""
     found: dict[str, tuple[Path, Path]] = {}
     for path, folders in places.items():
         name = SPLITS.get(path.name.casefold(), path.name)
@@ -75,7 +75,7 @@ def _named(places: dict[Path, tuple[Path, Path]], where: Path) -> dict[str, tupl
 
 
 def _by_name(folder: Path) -> dict[str, Path]:
-    """Images below a folder by their path there, without suffix and however an é is written; each name once."""
+    """Images below a folder by their relative path without suffix, in Unicode's composed form; each name once."""
     found: dict[str, Path] = {}
     for path in images_below(folder, Counter()):
         name = unicodedata.normalize("NFC", path.relative_to(folder).with_suffix("").as_posix())

@@ -145,7 +145,7 @@ def find_labelling(
 
 
 def _of_classes(first: dict[int, str], source: str, names: tuple[str, ...]) -> Labelling:
-    """Classes by their number, which names say, or the highest value."""
+    """Classes by their number, given by names or by the highest value."""
     present = [value for value in sorted(first) if value != VOID]
     if len(present) < 2:
         raise UserError(f"The training masks of {source} hold one class only, {present[0] if present else VOID}.")

@@ -103,7 +103,7 @@ class EncodedMasks:
         return Path(content), content
 
     def contents(self, which: int, most: int | None = None) -> Iterator[tuple[Path | bytes, str]]:
-        """`content` of all rows, or of at most so many spread over them."""
+        """`content` of all rows, or of at most so many, evenly spaced."""
         for index in spread(len(self), most or len(self) or 1):
             yield self.content(self.rows[index], index, which)
 
@@ -239,7 +239,7 @@ def _of_rows(rows: datasets.Dataset, where: str, labelled: bool, named: Columns)
 
 
 def _is_large(encoded: EncodedMasks) -> bool:
-    """Whether a split, decoded, would not fit into memory, by the sizes of some of its images."""
+    """Whether a decoded split would not fit into memory, estimated from some of its images."""
     if not len(encoded):
         return False
     sizes = [image_size(*file) for file in encoded.contents(0, PROBES)]

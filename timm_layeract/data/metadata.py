@@ -80,7 +80,7 @@ def _label_column(table: Path, columns: Sequence[str]) -> str:
 
 
 def _records(table: Path) -> list[dict[str, str]]:
-    """Rows by column, of whatever delimiter a spreadsheet chose."""
+    """Rows by column, whichever delimiter the spreadsheet chose."""
     try:
         text = read_text(table)
         if table.suffix == ".jsonl":

@@ -26,7 +26,7 @@ def is_data_set(folder: Path) -> bool:
 
 
 def _parquet_files(folder: Path) -> list[Path]:
-    """Those in a folder, or in the folder ``data`` of a copy of a Hub data set."""
+    """Parquet files in a folder, or in the folder ``data`` of a copy of a Hub data set."""
     return sorted(folder.glob("*.parquet")) or sorted(folder.glob("data/*.parquet"))
 
 

@@ -25,7 +25,7 @@ LINE, BOX, GAP = 18, 12, 6  # pixels of a legend
 
 
 def colour(label: int) -> str:
-    """The colour of a class, ``#rrggbb``: black for class 0, another for each one else."""
+    """The colour of a class, ``#rrggbb``: black for class 0, a different one for every other class."""
     if label == 0:
         return "#000000"
     if label == VOID:

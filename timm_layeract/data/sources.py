@@ -95,7 +95,7 @@ class EncodedImages:
     def of(
         cls, rows: datasets.Dataset, source: str, column: str | None, brightness: Brightness | None = None
     ) -> "EncodedImages":
-        """The images of a split, in the column named or the only one, of the brightness given or their own."""
+        """The images of a split, in the named or only column, with the given brightness or their own."""
         chosen, files = image_column(rows, source, column)
         images = cls(files, chosen, source, brightness)
         if brightness is None and len(rows):
@@ -107,7 +107,7 @@ class EncodedImages:
         return len(self.rows)
 
     def content(self, index: int, file: EncodedFile | None = None) -> Path | bytes:
-        """File or content of one image, of its row where that is at hand; UserError where there is none."""
+        """File or content of one image, from its row if that is given; UserError if there is none."""
         file = file or self.rows[index][self.column]
         content = file and (file["bytes"] or file["path"])
         if not content:
@@ -240,7 +240,7 @@ def _check_trainable(labels: Tensor, classes: tuple[str, ...], source: str, say:
 def decoded(
     encoded: EncodedImages, labels: Tensor, classes: tuple[str, ...], view: View | tuple[int, int], progress: bool
 ) -> Images:
-    """A split, decoded if it fits into memory and is seen in one way."""
+    """A split, decoded if it fits into memory and training and evaluation prepare it alike."""
     view = view if isinstance(view, View) else View.whole(view)
     height, width = view.size
     if view.training is not None or len(encoded) * 3 * height * width > MAX_BYTES:

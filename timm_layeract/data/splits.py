@@ -42,7 +42,7 @@ class Split(Protocol):
 
     @property
     def workers(self) -> int:
-        """Processes that read it fastest, 0 for the one that needs it."""
+        """Number of processes that read it fastest; 0 for reading in the calling process."""
 
     def __len__(self) -> int:
         """Number of samples."""
@@ -79,12 +79,12 @@ class OnDisk:
 
 
 def spread(rows: int, most: int) -> range:
-    """At most so many of `rows` rows, at even distances from the first on."""
+    """At most so many of `rows` rows, evenly spaced from the first."""
     return range(0, rows, max(1, -(-rows // most)))
 
 
 def holdout(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
-    """Divide a split at random into ``(1 - fraction, fraction)``, always alike for a seed; the second part selects."""
+    """Divide a split at random into ``(1 - fraction, fraction)``, determined by a seed; the second part is held out."""
     held = round(len(split) * fraction)
     if held == 0 or held == len(split):
         raise UserError(

@@ -157,7 +157,7 @@ class TextSplit(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
         return TextSplit(tokens, self.labels[indices], self.classes, self.vocabulary)
 
     def sha256(self) -> str:
-        """Hash of words, texts and labels, the data's identity in results."""
+        """Hash of words, texts and labels: the data's identity in results."""
         digest = hashlib.sha256(self.vocabulary.sha256().encode())
         for text in (*self.tokens, self.labels):
             digest.update(f"{len(text)} ".encode())
@@ -240,7 +240,7 @@ def _read_folder(folder: Path, progress: bool) -> dict[str, _Texts]:
 
 
 def _class_files(folder: Path) -> dict[str, list[Path]]:
-    """Text files by class; the folder that says that its texts have none is left out."""
+    """Text files by class, without the folder of unlabelled texts."""
     places = sorted(path for path in folder.iterdir() if path.is_dir() and path.name != UNLABELLED)
     files = {place.name: sorted(place.glob("*.txt")) for place in places}
     return {name: paths for name, paths in files.items() if paths}

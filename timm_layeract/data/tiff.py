@@ -25,7 +25,7 @@ def is_tiff(source: Path | bytes) -> bool:
 
 
 def loses_bits(picture: Image.Image) -> bool:
-    """Whether Pillow, which opened a TIFF, keeps 8 bits of more: it does so of all colours."""
+    """Whether Pillow, which opened a TIFF, reduces it to 8 bits, as it does with all colour images."""
     bits: Any = getattr(picture, "tag_v2", {}).get(BITS, (8,))
     return picture.mode not in ("1", "I", "F") and not picture.mode.startswith("I;16") and max(bits) > 8
 
@@ -77,7 +77,7 @@ def _opened(source: Path | bytes, name: str) -> Any:
 
 
 def _series(file: Any, name: str) -> Any:
-    """The one image of a file, or a UserError that says what else there is."""
+    """The only image of a file; a UserError that says what else there is."""
     if len(file.series) != 1:
         raise UserError(f"{name} holds {len(file.series)} images; save those you mean as files of their own.")
     (series,) = file.series

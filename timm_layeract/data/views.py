@@ -50,14 +50,14 @@ class View:
 
     @classmethod
     def of(cls, settings: Mapping[str, Any], training: Mapping[str, Any] | None = None) -> "View":
-        """The view that settings of `timm.data.create_transform` give."""
+        """The view defined by arguments of `timm.data.create_transform`."""
         height, width = settings["input_size"][-2:]
         transform = None if training is None else create_transform(**training, normalize=False)
         return cls((height, width), create_transform(**settings, normalize=False), transform)
 
     @classmethod
     def whole(cls, size: tuple[int, int]) -> "View":
-        """As much as there is of each image in (H, W): its shorter side resized, the middle of its longer side cut."""
+        """Each image at (H, W): its shorter side resized, its longer side cropped at the centre."""
         return cls.of({"input_size": (3, *size), "crop_pct": 1.0, "interpolation": "bilinear"})
 
     def __call__(self, picture: Image.Image, row: int) -> Tensor:

@@ -37,7 +37,7 @@ SHEET_SIDE = 160  # of each there, in pixels
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a network says of an image: its likeliest classes, with their probabilities."""
+    """A network's prediction for an image: its likeliest classes with their probabilities."""
 
     image: str
     classes: tuple[tuple[str, float], ...]

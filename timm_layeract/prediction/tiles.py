@@ -32,7 +32,7 @@ def _starts(length: int, tile: int, overlap: int) -> list[int]:
 
 
 def _ramp(size: int, overlap: int) -> Tensor:
-    """How much each pixel along a tile's side counts: 1 inside, falling linearly to both ends over the overlap."""
+    """Weight of each pixel along a tile's side: 1 inside, falling linearly to both ends over the overlap."""
     rise = torch.arange(1, size + 1) / (overlap + 1)
     return torch.minimum(rise, rise.flip(0)).clamp(max=1)
 

@@ -68,7 +68,7 @@ def card_files(manifest: Manifest) -> dict[str, str]:
 
 
 def pictures(manifest: Manifest) -> dict[str, str]:
-    """What else belongs into hub_cards/: file name -> sha256 of the pictures that cards show."""
+    """What else belongs in hub_cards/: file name -> sha256 of the pictures that cards show."""
     shown = (entry["picture"] for entry in manifest.values() if "picture" in entry)
     return {picture["file"]: picture["sha256"] for picture in shown}
 
@@ -159,7 +159,7 @@ def render_eval_results(name: str, manifest: Manifest) -> str | None:
 
 
 def training_command(name: str, entry: Entry, data: str) -> str:
-    """The command line that trains a checkpoint as it was trained, each value that its recipe's file lacks by name."""
+    """The command line that repeats a checkpoint's training, with every value that differs from its recipe's file."""
     start, adaptation, recipe = entry["started_from"], entry.get("adaptation"), entry["recipe"]
     if adaptation:
         words: list[object] = ["adapt", start, "--to", adaptation["to"]]
@@ -240,13 +240,13 @@ def _robustness_table(name: str, manifest: Manifest) -> str | None:
 
 
 def _embedded_start(entry: Entry, manifest: Manifest) -> str | None:
-    """Name of the checkpoint that a network started from, None if it is not one of the manifest's."""
+    """Name of the checkpoint that a network started from; None if it is not in the manifest."""
     start = entry.get("started_from")
     return start if start in manifest else None
 
 
 def _base_model(entry: Entry, manifest: Manifest) -> str | None:
-    """Hub id of the weights that a network was fine-tuned from, None where it has none."""
+    """Hub id of the weights that a network was fine-tuned from; None if there is none."""
     start: str | None = entry.get("started_from")
     if not start:
         return None

@@ -189,7 +189,7 @@ def _replaced(api: HfApi, there: ModelInfo, name: str, force: bool) -> list[str]
 
 
 def _withdraw(api: HfApi, repo: str, empty: str | None) -> bool:
-    """Delete the repository that was made a moment ago, if nothing has been committed to it since."""
+    """Delete the repository that was just made, unless something has been committed to it since."""
     try:
         if api.model_info(repo).sha != empty:
             return False

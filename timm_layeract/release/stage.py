@@ -101,7 +101,7 @@ def _save_smp_config(name: str, entry: Entry, folder: Path) -> None:
 
 
 def load_published(entry: Entry, repo: str, revision: str, cache: Path) -> nn.Module:
-    """A network from the Hub, as a stranger loads it, through a cache."""
+    """A network loaded from the Hub as a user would load it, through a cache."""
     if SMP_CONFIG in entry:
         import segmentation_models_pytorch as smp
 

@@ -52,7 +52,7 @@ class ResultCache:
         self._remember(line)
 
     def _lines(self) -> list[str]:
-        """The whole lines there are; what earlier versions were writing when they were stopped is none."""
+        """The complete lines; an earlier version may have been stopped while writing the last one."""
         return self._path.read_text().split("\n")[:-1] if self._path.exists() else []
 
     def _remember(self, line: Any) -> None:

@@ -139,7 +139,7 @@ class _Scores:
         self.add(name, severity, images, split)
 
     def add(self, name: str, severity: int, images: str, split: ImageSplit | None) -> None:
-        """Measure on a set of this hash; it is loaded if need be where it is not given."""
+        """Measure on the set with this hash, which is loaded if needed and not given."""
         for network in self.networks:
             key = network.sha256 + (" bf16" if self.bf16 else "")
             known = self.cache.score(key, images)

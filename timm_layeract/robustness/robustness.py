@@ -129,7 +129,7 @@ def load_test_set(
 
 
 def _common_classes(networks: Sequence[Network]) -> tuple[str, ...]:
-    """The classes that the networks name, in their order, which the data's labels are to follow; none if none does."""
+    """The class names of the networks, in their order, which the data's labels must follow; empty if they name none."""
     named = {network.source: names for network in networks if (names := label_names(network.module.network))}
     for source, names in named.items():
         first = next(iter(named))

@@ -39,12 +39,12 @@ BILINEAR = transforms.InterpolationMode.BILINEAR
 
 
 def rotated(images: Tensor, degrees: float) -> list[Tensor]:
-    """Both ways round the centre, with black corners: ``(N, C, H, W)`` each."""
+    """Rotated both ways round the centre, with black corners: ``(N, C, H, W)`` each."""
     return [transforms.rotate(images, angle, BILINEAR) for angle in (degrees, -degrees)]
 
 
 def translated(images: Tensor, percent: float) -> list[Tensor]:
-    """Left, right, up, down by a share of the side, rounded to pixels, with a black border."""
+    """Moved left, right, up and down by a share of the side, rounded to pixels, with a black border."""
     height, width = images.shape[-2:]
     across, down = round(width * percent / 100), round(height * percent / 100)
     moves = ((-across, 0), (across, 0), (0, -down), (0, down))
@@ -52,7 +52,7 @@ def translated(images: Tensor, percent: float) -> list[Tensor]:
 
 
 def changed(kind: Kind, strength: float, network: Network, steps: int, images: Tensor, labels: Tensor) -> list[Tensor]:
-    """What an attack or shift makes of a batch in [0, 1]; the accuracy is the mean over the list."""
+    """Versions of a batch in [0, 1] made by an attack or shift; the accuracy is the mean over them."""
     if kind == "rotation":
         return rotated(images, strength)
     if kind == "translation":

@@ -18,7 +18,7 @@ __all__ = ["Batches", "Part", "enough_for_batch_norm", "stream"]
 
 
 def stream(seed: int, *numbers: int) -> int:
-    """A seed of its own for each place in a run, so that a resumed run draws what it would have drawn."""
+    """A separate seed for each place in a run, so that a resumed run draws the same numbers as an uninterrupted one."""
     for number in numbers:
         seed = seed * 1_000_003 + number + 1
     return seed % 2**63
@@ -26,7 +26,7 @@ def stream(seed: int, *numbers: int) -> int:
 
 @contextmanager
 def enough_for_batch_norm() -> Iterator[None]:
-    """Say what to do (UserError) where a network in training brings BatchNorm one value a channel."""
+    """Explain (UserError) what to do if BatchNorm gets a single value per channel in training."""
     try:
         yield
     except ValueError as error:

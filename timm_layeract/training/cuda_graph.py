@@ -35,7 +35,7 @@ def check_capturable(recipe: Recipe, device: torch.device, processes: int) -> No
 
 
 def capture(body: Callable[[], None]) -> Callable[[], None]:
-    """What runs the kernels that `body` starts, once more each time it is called."""
+    """A function that replays the kernels that `body` launches."""
     aside = torch.cuda.Stream()
     aside.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(aside):
@@ -93,7 +93,7 @@ class StepGraphs:
         return sums.clone(), loss.clone()
 
     def _capture(self, inputs: Tensor, targets: Tensor) -> _Captured:
-        """Capture this shape, leaving network and random numbers as they were."""
+        """Capture the graph for this shape; network and random state are left unchanged."""
         inputs, targets = inputs.clone(), targets.clone()
         buffers = [buffer.clone() for buffer in self._network.buffers()]
         found: list[tuple[Tensor, Tensor]] = []

@@ -67,7 +67,7 @@ class EpochProgress:
         self._bar.stop()
 
     def advance(self, figures: Callable[[], dict[str, float]], images: int) -> None:
-        """One step of so many images further; `figures` is asked now and then for what to show."""
+        """Advance by one step of so many images; `figures` is called now and then for what to show."""
         self._done += 1
         now = time.perf_counter()
         if self._bar.disable or now - self._looked < self.INTERVAL:

@@ -121,7 +121,7 @@ class Trainer:
 
     @property
     def evaluated(self) -> nn.Module:
-        """The network that is validated and saved: the averaged one where there is one."""
+        """The network that is validated and saved: the averaged one if there is one."""
         return self.ema.module if self.ema else self.unwrapped
 
     @property
@@ -174,13 +174,13 @@ class Trainer:
         self.measured.sums = None if state["sums"] is None else state["sums"][self.accelerator.process_index]
 
     def resume(self) -> None:
-        """Continue after the newest undamaged checkpoint, if there is any."""
+        """Resume from the newest undamaged checkpoint, if there is one."""
         checkpoint = find_checkpoint(self.checkpoints, self.report)
         if checkpoint is not None:
             load_checkpoint(self.accelerator, checkpoint, self._parts)
 
     def fit(self) -> Iterator[EpochRecord]:
-        """Train the epochs that are left, yielding each one's record after its checkpoint is on disk."""
+        """Train the remaining epochs, yielding the record of each once its checkpoint is on disk."""
         while len(self.history) < self.epochs:
             record = self._epoch(len(self.history))
             self.history.append(record)
@@ -194,7 +194,7 @@ class Trainer:
             yield record
 
     def first_inputs(self, steps: int) -> Iterator[Tensor]:
-        """What the first steps of training (of an epoch at most) put into the network, the same in every process."""
+        """Inputs of the first training steps (of one epoch at most), the same in every process."""
         batches = Batches(
             len(self.train_data), self.recipe.batch_size, self.recipe.seed, repeats=self.recipe.aug_repeats
         )
@@ -204,7 +204,7 @@ class Trainer:
             yield self.feed.lay_out(self.task.inputs(batch, random)[0])
 
     def time_step(self, steps: int, epoch: int = 0) -> float:
-        """Median seconds of a training step, after two to warm up; leaves the network trained by them."""
+        """Median duration of a training step in seconds, after two warm-up steps; the network keeps their updates."""
         taken, started = [], time.perf_counter()
         for _ in self.steps(epoch, 0, min(steps + 2, self.batches.steps)):
             taken.append(time.perf_counter() - started)
@@ -223,7 +223,7 @@ class Trainer:
             ) from error
 
     def evaluate(self, data: Split, network: nn.Module | None = None) -> dict[str, float]:
-        """The task's figures of the evaluated network, or another, on a data set, every sample counted once."""
+        """The task's figures for the evaluated network, or another one, on a data set; every sample counts once."""
         return self.validation.evaluate(network or self.evaluated, data)
 
     def _checkpoint(self) -> None:
@@ -265,7 +265,7 @@ class Trainer:
                 yield
 
     def _part(self, epoch: int, part: Part, batch: tuple[Any, ...], side: int | None) -> None:
-        """Add the gradients of one part of a step, and what the task measured."""
+        """Add the gradients of one part of a step, and its measurements."""
         seed = stream(self.recipe.seed, epoch, part.step)
         # Whatever the network draws (dropout, stochastic depth), it draws again after a resume.
         torch.manual_seed(stream(seed, part.rows.start))
@@ -277,7 +277,7 @@ class Trainer:
         self.measured.add(sums, loss, epoch, part.step, float(self.schedule.get_last_lr()[0]))
 
     def _passes(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Forward and backward; the sums of what the task measured, and the loss."""
+        """Forward and backward pass; returns the sums of the task's measurements, and the loss."""
         with enough_for_batch_norm():
             outputs = self.model(inputs)
         loss = self.task.loss(outputs, targets)

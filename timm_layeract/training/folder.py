@@ -84,7 +84,7 @@ def own_folder(
 
 
 def _is_unstarted(output: Path, *more: str) -> bool:
-    """Whether nothing is in the folder but what a run leaves that has not come to its first checkpoint."""
+    """Whether the folder holds nothing but what a run writes before its first checkpoint."""
     # without the record of a run, a folder of these names is somebody's own
     early = (LOCK, IDENTITY, CHECKPOINTS, TRACKED) if (output / IDENTITY).is_file() else (LOCK,)
     known = all(path.name in (*early, *more) or is_partial(path) for path in output.iterdir())
@@ -124,7 +124,7 @@ def _lock(output: Path) -> Iterator[None]:
 
 
 def _claim(output: Path, identity: Mapping[str, object], may_differ: Collection[str]) -> None:
-    """Make the folder this run's, or refuse one that belongs to another run."""
+    """Claim the folder for this run; refuse one that belongs to another run."""
     path = output / IDENTITY
     if path.exists():
         other = read_record(dict[str, object], path)

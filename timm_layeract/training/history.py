@@ -37,7 +37,7 @@ class EpochRecord:
 
 @dataclass
 class EpochTime:
-    """How long an epoch took, validation included, and how fast its training was."""
+    """Duration of an epoch, including validation, and the speed of its training."""
 
     seconds: float
     images_per_second: float

@@ -76,7 +76,7 @@ class RowLoader:
 
 
 class _Read(NamedTuple):
-    """What became of a batch; torch would put a worker's whole traceback into the message of its exception."""
+    """Outcome of reading a batch; torch would put a worker's whole traceback into the message of its exception."""
 
     batch: Any = None
     error: UserError | None = None
@@ -84,7 +84,7 @@ class _Read(NamedTuple):
 
 
 class _Caught:
-    """Data that hands out errors instead of raising them, and, where it may, the next row that can be read."""
+    """Data that returns errors instead of raising them, and, if allowed, the next readable row."""
 
     def __init__(self, data: Batched, skip: bool) -> None:
         self.data, self.skip = data, skip
@@ -106,7 +106,7 @@ class _Caught:
             return _Read(error=error)
 
     def _readable(self, row: int, skipped: list[str]) -> int:
-        """This row or the first after it that can be read; a line for each that cannot."""
+        """This row or the next readable one; adds a line to `skipped` for each unreadable row."""
         for step in range(len(self.data)):
             found = (row + step) % len(self.data)
             found = Drawn(found, row.seed) if isinstance(row, Drawn) else found

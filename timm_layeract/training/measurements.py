@@ -22,7 +22,7 @@ class DivergedError(UserError):
 
 @dataclass(frozen=True)
 class Place:
-    """Where in a run a part of a step is, counted from 0, and its learning rate."""
+    """Position of a part of a step in a run, counted from 0, and its learning rate."""
 
     epoch: int
     step: int
@@ -81,7 +81,7 @@ def sums_of(measured: Tensor) -> Tensor:
 
 
 def added(sums: list[Tensor]) -> Tensor | None:
-    """The total of sums, one after the other in float64 on the CPU, read at once; None of none."""
+    """Total of the sums, added in order in float64 on the CPU; None if there are none."""
     if not sums:
         return None
     first, *others = torch.stack(sums).cpu()

@@ -35,7 +35,7 @@ class RandomCrops(TypedDict):
 
 
 def training_size(recipe: Recipe, config: PretrainedConfig) -> tuple[int, int]:
-    """(H, W) of the images that a network of this config is trained on."""
+    """(H, W) of the images that a network with this config is trained on."""
     if recipe.image_size:
         return recipe.image_size
     height, width = resolve_data_config(pretrained_cfg=dict(config))["input_size"][1:]
@@ -67,7 +67,7 @@ def evaluation_settings(recipe: Recipe, config: PretrainedConfig) -> DataConfig:
 
 
 def training_view(recipe: Recipe, config: PretrainedConfig) -> View:
-    """What a network sees of training images, and of those that are held out of them."""
+    """How training and held-out images are prepared for a network."""
     settings = evaluation_settings(recipe, config)
     size = training_size(recipe, config)
     if recipe.train_crop_mode is not None:
@@ -79,7 +79,7 @@ def training_view(recipe: Recipe, config: PretrainedConfig) -> View:
 
 
 def test_view(recipe: Recipe, config: PretrainedConfig) -> View:
-    """What a network sees of images that it is tested on; with ten crops, what those are cut from."""
+    """How test images are prepared for a network; with ten crops, the images that these are cut from."""
     settings = evaluation_settings(recipe, config)
     if recipe.ten_crop is not None:
         settings |= {"input_size": (3, *recipe.ten_crop), "crop_pct": 1.0}
@@ -87,7 +87,7 @@ def test_view(recipe: Recipe, config: PretrainedConfig) -> View:
 
 
 def _random_crops(recipe: Recipe, mode: str, size: tuple[int, int], settings: DataConfig) -> RandomCrops:
-    """Settings of timm's transforms for training; images are erased, mixed and normalised where the network is."""
+    """Settings of timm's transforms for training; erasing, mixing and normalising happen on the network's device."""
     return {
         "input_size": (3, *size),
         "is_training": True,
@@ -104,7 +104,7 @@ def _random_crops(recipe: Recipe, mode: str, size: tuple[int, int], settings: Da
 
 
 def record_preprocessing(network: nn.Module, recipe: Recipe, train: Split) -> None:
-    """Write into a network's config what was done to its images, for whoever uses it."""
+    """Record in a network's config how its images were prepared."""
     record_brightness(network, getattr(train, "brightness", None))
     if recipe.task == "classification":
         _record_evaluation(network, recipe)

@@ -16,7 +16,7 @@ SHARDED = ("FSDP", "DEEPSPEED", "MEGATRON_LM")
 
 
 def process_state() -> PartialState:
-    """This process among those of the run; without an accelerator, several of them meet on the CPU (gloo)."""
+    """State of this process among those of the run; without an accelerator they communicate on the CPU (gloo)."""
     return PartialState(cpu=not hardware.is_available())
 
 
@@ -43,7 +43,7 @@ def create_accelerator(mixed_precision: str, output: Path, trackers: tuple[str, 
 
 
 def check_distribution(accelerator: Accelerator) -> None:
-    """Refuse (UserError) processes that hold a part of the network each: no checkpoint would be whole."""
+    """Refuse (UserError) sharding of the network over processes: no checkpoint would be complete."""
     kind = DistributedType(accelerator.distributed_type).value
     if kind in SHARDED:
         raise UserError(

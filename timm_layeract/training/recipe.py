@@ -220,7 +220,7 @@ class Recipe:
             check_auto_augment(self.auto_augment, f"Recipe {self.name}: auto_augment")
 
     def training_side(self, done: float) -> int | None:
-        """Shorter side of training images after a fraction of the epochs, None for that of `image_size`."""
+        """Shorter side of training images after a fraction of the epochs; None for that of `image_size`."""
         return next((side for end, side in self.progressive_sizes if done < end), None)
 
     def replace(self, **changes: Any) -> "Recipe":
@@ -236,7 +236,7 @@ class Recipe:
         return UserError(f"Recipe {self.name}: {key} is not for {self.task}; leave it out.")
 
     def to_dict(self) -> SeededRecipe:
-        """Plain values of what decides the outcome, as JSON holds them; `recipe_from_dict` reads them back."""
+        """The values that decide the outcome, in JSON's form; `recipe_from_dict` reads them back."""
         quiet = [each for each in dataclasses.fields(self) if each.metadata.get("quiet")]
         silent = {each.name for each in quiet if getattr(self, each.name) == each.default}
         values = {key: value for key, value in dataclasses.asdict(self).items() if key not in {*HOW_KEYS, *silent}}
@@ -278,7 +278,7 @@ def load_recipe(name_or_path: str, **overrides: Any) -> Recipe:
 
 
 def _changed(values: Mapping[str, object], changes: Mapping[str, object]) -> Mapping[str, object]:
-    """Values with some replaced; a new length of the run replaces the old one, in whichever unit that was."""
+    """Values with some replaced; a new length of the run replaces the old one, whichever its unit."""
     if changes.get("epochs") is not None or changes.get("steps") is not None:
         values = {key: value for key, value in values.items() if key not in ("epochs", "steps")}
     return {**values, **changes}

@@ -31,7 +31,7 @@ def finish(trainer: Trainer, identity: Identity, test_split: Split | None) -> Re
 
 
 def write_result(trainer: Trainer, result: Result, **measured: float) -> None:
-    """Write environment.json, with what else was measured of this machine, then result.json."""
+    """Write environment.json, with further measurements of this machine, then result.json."""
     speeds = [epoch.images_per_second for epoch in trainer.times]
     environment = {
         "train_seconds": round(sum(epoch.seconds for epoch in trainer.times)),

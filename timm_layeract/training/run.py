@@ -80,7 +80,7 @@ def train(
 
 
 def prepare(start: Start, recipe: Recipe, data: str, progress: bool) -> tuple[torch.nn.Module, Mapping[str, Split]]:
-    """The network as its seed initialises it, and the splits of a data set; arguments as for `train`."""
+    """The network, initialised by the recipe's seed, and the splits of a data set; arguments as for `train`."""
     start.check(recipe)
     splits = open_splits(data, recipe, start.source.describe()[1], progress)
     set_seed(recipe.seed)
@@ -214,7 +214,7 @@ def build_trainer(
 
 
 def check_tracker(name: str) -> tuple[str, ...]:
-    """The trackers that a name asks for, none for ``none``; refuses one that accelerate does not know or find."""
+    """The trackers of that name, none for ``none``; refuses one that is unknown or not installed."""
     if name == "none":
         return ()
     if name not in LOGGER_TYPE_TO_CLASS:
@@ -225,7 +225,7 @@ def check_tracker(name: str) -> tuple[str, ...]:
 
 
 def fit(trainer: Trainer) -> None:
-    """Train the epochs that are left, with a line for a person and the trackers' entries for each."""
+    """Train the remaining epochs, reporting a line for each and logging it to the trackers."""
     recipe = trainer.recipe.to_dict()
     plain = {key: str(value) if isinstance(value, list) else value for key, value in recipe.items()}
     config = {key: value for key, value in plain.items() if value is not None}  # trackers take no lists
@@ -250,5 +250,5 @@ def _line(record: EpochRecord, trainer: Trainer) -> str:
 
 
 def _warning(dead: dict[str, float] | None) -> str:
-    """What to say of dead units: nothing where there are none."""
+    """A note on dead units; empty if there are none."""
     return f"dead {show_dead(dead)}  " if dead and any(dead.values()) else ""

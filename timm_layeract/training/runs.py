@@ -68,12 +68,12 @@ def runs_table(folder: Path) -> Table:
 
 
 def read_finished(run: Path) -> Result:
-    """The result of a finished run, or a UserError where it has none."""
+    """The result of a finished run; a UserError if it has none."""
     return read_record(Result, _left(run, "result.json"))
 
 
 def read_environment(run: Path) -> Environment:
-    """Where and when a finished run was made, or a UserError where it does not say."""
+    """Where and when a finished run was made; a UserError if it does not say."""
     return read_record(Environment, _left(run, "environment.json"))
 
 

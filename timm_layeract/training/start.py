@@ -38,17 +38,17 @@ class Start:
 
     @classmethod
     def by_options(cls, name: str, options: RunOptions, pretrained: bool = False) -> "Start":
-        """The network of that name, with what options of a run say of it."""
+        """The network of that name, with the options of a run that concern it."""
         return cls(name, pretrained, options.num_classes, options.alpha)
 
     @property
     def weights(self) -> str | None:
-        """What the weights are called that it starts from, None where they are drawn."""
+        """Name of the weights that it starts from; None if they are initialised at random."""
         return self.name if self.pretrained else None
 
     @property
     def recipes(self) -> Mapping[str, str]:
-        """Names of recipes by task, where none is asked for: photographs are cropped for networks made for them."""
+        """Default recipes by task; networks for large images get one that crops photographs."""
         if not self.pretrained:
             return TRAINING
         sides = self.source.describe()[1].get("input_size", (3, 0, 0))[1:]
@@ -56,11 +56,11 @@ class Start:
 
     @property
     def source(self) -> Source:
-        """What its name stands for, or a UserError where it stands for nothing."""
+        """What its name stands for; a UserError if it stands for nothing."""
         return parse_source(self.name)
 
     def check(self, recipe: Recipe) -> None:
-        """Refuse (UserError) a name that there is not, or a network that is not for the recipe's task."""
+        """Refuse (UserError) an unknown name, or a network that does not suit the recipe's task."""
         if not recipe.epochs and not recipe.steps:
             raise UserError(f"Recipe {recipe.name} trains for 0 epochs; give more.")
         check_reads_text(self.source.describe()[0], recipe, self.pretrained)
@@ -70,7 +70,7 @@ class Start:
             set_alpha(self.source.sketch(), self.alpha)
 
     def create(self, recipe: Recipe, split: Split) -> nn.Module:
-        """The network for training data; its weights are drawn from torch's random numbers as they stand."""
+        """The network for training data; its weights are drawn from torch's current random state."""
         classes = self.num_classes or len(split.classes)
         depth = {"drop_path_rate": recipe.drop_path} if recipe.drop_path else {}
         if self.pretrained:

@@ -51,7 +51,7 @@ def read_state(path: Path) -> Any:
 
 
 def _packed(value: object, tensors: dict[str, Tensor], storages: set[int]) -> object:
-    """A value as JSON holds it, its tensors put among `tensors`, none of which may share its memory with another."""
+    """A value in JSON's form, with its tensors moved into `tensors`, no two of which may share memory."""
     if isinstance(value, Tensor):
         name = str(len(tensors))
         # The largest stride first, so that what has no gaps keeps its layout in memory, channels_last for one.
@@ -107,7 +107,7 @@ class RandomState:
         }
 
     def load_state_dict(self, state: Any) -> None:
-        """Go on from there; those of another kind of device are left."""
+        """Restore them; those of another kind of device are ignored."""
         numpy = state["numpy"]
         key = np.array(numpy["state"]["key"], dtype=np.uint32)
         random.setstate(state["python"])

@@ -147,7 +147,7 @@ def _entry_runs(entry: Any, options: RunOptions, folder: Path) -> list[PlannedRu
 
 
 def _check(runs: Sequence[PlannedRun], execution: Execution) -> None:
-    """Refuse (UserError) what could not be run to the end, before anything is."""
+    """Refuse (UserError) runs that could not finish, before any of them starts."""
     if process_state().num_processes > 1:
         raise UserError("A sweep takes one process per run: start `layeract sweep` once for each GPU instead.")
     check_tracker(execution.tracker)

@@ -35,7 +35,7 @@ class Validation:
         self._accelerator, self._recipe, self._task, self._feed = accelerator, recipe, task, feed
 
     def evaluate(self, network: nn.Module, data: Split) -> dict[str, float]:
-        """The task's figures of a network on a data set, every sample counted once; all processes call it."""
+        """The task's figures for a network on a data set; every sample counts once. All processes call it."""
         network.eval()
         process, processes = self._accelerator.process_index, self._accelerator.num_processes
         rows = range(process, len(data), processes)

@@ -74,7 +74,7 @@ class Classification:
     def splits(
         source: str, recipe: Recipe, config: PretrainedConfig, progress: bool, labelled: bool = True
     ) -> dict[str, Images]:
-        """The data set, as the network sees its images, see `training.preprocessing`."""
+        """The data set, its images preprocessed for the network; see `training.preprocessing`."""
         if not config:
             raise UserError("A network of segmentation_models_pytorch is trained with --task segmentation.")
         columns, views = Columns(recipe.image_column, recipe.label_column), (training_view, test_view)
@@ -142,7 +142,7 @@ class Classification:
         return (attacked - mean) / std
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Cross-entropy of labels, or of shares of classes, smoothed already; or a binary one of each class."""
+        """Cross-entropy with labels or with soft targets, already smoothed; or binary cross-entropy of each class."""
         smoothing = 0.0 if targets.dim() == 2 else self.recipe.label_smoothing
         if self.recipe.bce_loss:
             return BinaryCrossEntropy(smoothing, self.recipe.bce_target_thresh)(outputs, targets)
@@ -164,7 +164,7 @@ class Classification:
         return torch.stack([network(crop).float().softmax(1) for crop in crops]).mean(0).log()
 
     def measure(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Cross-entropy, and whether the largest output is the class's, of several that of the largest share."""
+        """Cross-entropy, and whether the largest output is that of the label (of soft targets, the largest share)."""
         loss = F.cross_entropy(outputs.float(), targets, reduction="none")
         labels = targets.argmax(1) if targets.dim() == 2 else targets
         return torch.stack([loss, (outputs.argmax(1) == labels).to(loss.dtype)], dim=1)

@@ -44,26 +44,26 @@ class Task(Protocol):
         """How far outputs lie from those of another network (a teacher): a mean over the samples, to be minimised."""
 
     def decide(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """What outputs of `predict` say as targets; where `targets` say that nothing counts, they still do."""
+        """Outputs of `predict` turned into targets; samples that `targets` exclude stay excluded."""
 
     def predict(self, network: nn.Module, inputs: Tensor) -> Tensor:
         """Outputs for evaluation."""
 
     def measure(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Numbers ``(N, K)`` for each sample; their means over samples, whoever computed them, go to `summarise`."""
+        """K numbers for each sample, ``(N, K)``; `summarise` takes their means over the samples of all processes."""
 
     def summarise(self, means: list[float]) -> dict[str, float]:
         """Figures by name, from the K means: ``loss``, and percentages, among them the monitor."""
 
     def illustrate(self, network: nn.Module, data: Split, path: Path) -> None:
-        """Save a picture of what the network makes of some held-out samples, if there is anything to see."""
+        """Save a picture of the network's predictions for some held-out samples, if the task has one."""
 
 
 class NamedTask(Task, Protocol):
-    """A task of recipes, made for a network, a recipe and the training data, which it also reads by name."""
+    """A task that recipes name, built from a network, a recipe and the training data; it also reads data by name."""
 
     def __init__(self, model: nn.Module, recipe: Recipe, train: Any) -> None:
-        """Refuse (UserError) a network or data that are not for this task."""
+        """Refuse (UserError) a network or data that do not suit this task."""
 
     @staticmethod
     def splits(
@@ -76,7 +76,7 @@ class NamedTask(Task, Protocol):
 
     @staticmethod
     def network_args(split: Any) -> dict[str, int]:
-        """Arguments of `timm.create_model` that the training data decides, beside the number of classes."""
+        """Arguments of `timm.create_model` that depend on the training data, besides the number of classes."""
 
     def save(self, folder: Path) -> None:
-        """Write into the trained model's folder what its users need beside it, if there is anything."""
+        """Write whatever else users of the trained model need into its folder."""

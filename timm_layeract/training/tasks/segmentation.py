@@ -126,7 +126,7 @@ class Segmentation:
     def inputs(
         self, batch: tuple[list[Tensor], ...], random: SampleRandom | None, side: int | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Windows where `random` is given, made smaller to `side`; else one whole image, mirrored to the stride."""
+        """Random windows, resized to `side`, if `random` is given; else one whole image, mirrored to the stride."""
         images, masks = batch
         if random is not None:
             numbers = random.uniform(NUMBERS)
@@ -191,7 +191,7 @@ class Segmentation:
 
 
 def _exact(values: Tensor) -> Tensor:
-    """In float64: where they are on CUDA, so that nobody waits, else on the CPU, as Apple's GPUs have none."""
+    """In float64: on CUDA without a synchronisation; else on the CPU, as Apple's GPUs have no float64."""
     return (values if values.is_cuda else values.cpu()).double()
 
 
@@ -225,7 +225,7 @@ def _counted(classes: Sequence[str]) -> str:
 
 
 def _check_dense(model: nn.Module, side: int) -> None:
-    """Refuse (UserError) a network that gives no map of each class as large as a window, or does not take it."""
+    """Refuse (UserError) a network that does not take a window or does not return a map of its size for each class."""
     name = model.pretrained_cfg["architecture"]  # type: ignore[index]
     training, parameter = model.training, next(model.parameters())
     try:
