@@ -12,7 +12,7 @@ LARGEST = 2**31 - 1
 def reuse_freed_memory() -> None:
     """Let this process keep freed memory for its next tensors instead of giving it back to the system.
 
-    A training step allocates the same large tensors again and again. Given back, each costs a page fault forevery
+    A training step allocates the same large tensors again and again. Given back, each costs a page fault for every
     4 KiB at the next step, which can take longer than the arithmetic on it. Concerns glibc (Linux); elsewhere nothing
     happens.
     """

@@ -57,7 +57,7 @@ def layers(
         sample, a mean over the elements so that layers compare), each for ``input`` and ``output``.
 
     Raises:
-        UserError: Anything that is not there or does not train_small; a network without activation modules.
+        UserError: Anything that is not there or does not fit; a network without activation modules.
     """
     networks, clean = load_test_set(models, (), data, limit, progress)
     images = clean.images.float() / 255
@@ -135,7 +135,7 @@ def similarity(
         activations' outputs.
 
     Raises:
-        UserError: Anything that is not there or does not train_small; models without data.
+        UserError: Anything that is not there or does not fit; models without data.
     """
     if models and data is None:
         raise UserError("Models need --data, the images that their representations are of.")

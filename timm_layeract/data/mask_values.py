@@ -77,7 +77,7 @@ class Labelling:
     Attributes:
         names: Of the classes, in the order of their values; of two classes by background and foreground, the
             foreground's alone.
-        foreground: Value of the foreground, None forevery value but 0; of no meaning where there are more classes.
+        foreground: Value of the foreground, None for every value but 0; of no meaning where there are more classes.
     """
 
     names: tuple[str, ...] = FOREGROUND

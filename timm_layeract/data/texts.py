@@ -57,7 +57,7 @@ class Vocabulary:
 
         Args:
             texts: Training texts.
-            size: Tokens in all, the two special ones among them; None forevery word.
+            size: Tokens in all, the two special ones among them; None for every word.
             max_tokens: Tokens that are kept of a text, its first; None for all.
         """
         from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers

@@ -1,4 +1,4 @@
-"""What a function does, by its source: whether a trace of it holds forevery call.
+"""What a function does, by its source: whether a trace of it holds for every call.
 
 Python compiles otherwise in every version, so that its bytecode is no ground to stand on; its grammar stays.
 """

@@ -71,7 +71,7 @@ class FunctionalMethod:
         method: Name of the method.
 
     Raises:
-        UntraceableError: The trace fails, or does not hold forevery call of the method.
+        UntraceableError: The trace fails, or does not hold for every call of the method.
     """
 
     def __init__(self, module: nn.Module, method: str) -> None:

@@ -98,7 +98,7 @@ class Trainer:
             # Not before: DistributedDataParallel refuses it on the CPU, where only the fused networks can do it.
             nn.SyncBatchNorm.convert_sync_batchnorm(synchronize_statistics(self.unwrapped))
         self.total_steps = recipe.steps or (recipe.epochs or 0) * self.batches.steps
-        # Not prepared: accelerate would step it once forevery process.
+        # Not prepared: accelerate would step it once for every process.
         self.schedule = create_schedule(optimizer, recipe, max(1, self.total_steps))
         self.ema = ModelEmaV3(self.unwrapped, decay=recipe.ema_decay, use_warmup=True) if recipe.ema_decay else None
         self.feed = Feed(recipe, train, val, self.accelerator.device, workers, report if skip_unreadable else None)

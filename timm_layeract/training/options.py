@@ -1,4 +1,4 @@
-"""The options of a run, declared once forevery command and function: what a run is, and how it is run."""
+"""The options of a run, declared once for every command and function: what a run is, and how it is run."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
