@@ -1,6 +1,5 @@
 """TIFF files of which Pillow loses something or all, images larger than it takes, and the brightness of a whole set."""
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,8 @@ from timm_layeract.cli import app
 from timm_layeract.data.brightness import Brightness, recorded_brightness
 from timm_layeract.data.images import brightness_of_set, image_size, large_images, read_image
 from timm_layeract.data.mask_values import read_values
+from timm_layeract.data.notes import read_note
+from timm_layeract.data.tiles import WINDOW_NOTE
 from timm_layeract.errors import UserError
 from timm_layeract.networks import load_network
 from timm_layeract.prediction.files import load_segmenter, predict_files
@@ -183,6 +184,6 @@ def test_what_images_were_scaled_by_is_used_again(tmp_path: Path, model: str) ->
         Image.fromarray(GREY[:1, :1].repeat(40, 0).repeat(40, 1)).save(path)
     tune = ["finetune", "-m", place, "-d", str(data), "-o", str(tmp_path / "tuned"), *options]
     assert CliRunner().invoke(app, tune, catch_exceptions=False).exit_code == 0
-    config = json.loads((tmp_path / "tuned" / "model" / "config.json").read_text())
-    assert "notes" not in config.get("pretrained_cfg", config)
-    assert "_notes" not in config
+    tuned = load_network(place.replace("run", "tuned"))
+    assert recorded_brightness(tuned) is None
+    assert read_note(tuned, WINDOW_NOTE) == (32,)  # the windows' side

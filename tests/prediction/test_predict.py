@@ -18,10 +18,10 @@ import timm_layeract
 from timm_layeract.cli import app
 from timm_layeract.data.images import pad_to_multiple, read_image
 from timm_layeract.data.pictures import compare_masks, overlay
+from timm_layeract.data.tiles import count_tiles, predict_bands
 from timm_layeract.errors import UserError
 from timm_layeract.prediction import files
 from timm_layeract.prediction.files import Segmenter, classes, load_segmenter, predict_files
-from timm_layeract.prediction.tiles import count_tiles, predict_bands
 
 
 class Local(nn.Module):

@@ -13,9 +13,11 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from tests.overlap import mask_overlap
+from timm_layeract import LASiLU
 from timm_layeract.cli import app
 from timm_layeract.data.augment import SampleRandom, normalize
 from timm_layeract.data.masks import MaskSplit, load_mask_splits
+from timm_layeract.data.tiles import tiles_for
 from timm_layeract.errors import UserError
 from timm_layeract.prediction.files import load_segmenter
 from timm_layeract.training import run
@@ -62,9 +64,60 @@ def test_training_learns_and_leaves_what_it_should(tmp_path: Path) -> None:
     with Image.open(tmp_path / "examples.png") as picture:
         assert picture.size == (3 * 256 + 4 * 4, 4 * 256 + 5 * 4)
     # the saved model, by the way that users take, over the pixels of all test images
-    both, either = mask_overlap(load_segmenter(f"local-dir:{tmp_path / 'model'}"), test)
+    segmenter = load_segmenter(f"local-dir:{tmp_path / 'model'}")
+    tiles = tiles_for(segmenter.model, segmenter.stride)
+    assert tiles == (32, 8)  # of the windows that it was trained on
+    both, either = mask_overlap(segmenter, test, tiles)
     assert result["test"]["iou"] == pytest.approx(100 * both / either, abs=1e-6)
     assert result["test"]["dice"] == pytest.approx(200 * both / (both + either), abs=1e-6)
+
+
+class Watched(torch.nn.Module):
+    """A map of two classes, or one, that remembers what it was shown."""
+
+    def __init__(self, act: torch.nn.Module, classes: int = 1) -> None:
+        super().__init__()
+        self.conv, self.act, self.head = torch.nn.Conv2d(3, 4, 3, 1, 1), act, torch.nn.Conv2d(4, classes, 1)
+        self.shown: list[tuple[int, ...]] = []
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.shown.append(tuple(x.shape[2:]))
+        return self.head(self.act(self.conv(x)))
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+@pytest.mark.parametrize(
+    ("act", "tile", "shown"),
+    [
+        (LASiLU, None, {(32, 32)}),
+        (torch.nn.ReLU, None, {(512, 96)}),
+        (LASiLU, 0, {(624, 96)}),
+        (torch.nn.ReLU, 64, {(64, 64)}),
+    ],
+    ids=["layeract", "relu", "whole", "asked for"],
+)
+def test_evaluation_shows_a_network_what_prediction_does(
+    act: type[torch.nn.Module], tile: int | None, shown: set[tuple[int, int]], classes: int
+) -> None:
+    """Tiles of the training windows' size with LayerAct, large ones without, or those asked for."""
+    made = network()
+    task = Segmentation(made, RECIPE.replace(tile=tile))
+    torch.manual_seed(1)
+    watched = Watched(act(), classes).eval()
+    inputs, _ = task.inputs(([torch.randint(0, 256, (3, 620, 90), dtype=torch.uint8)], [torch.zeros(620, 90)]), None)
+    with torch.no_grad():
+        logits = task.predict(watched, inputs)
+        assert set(watched.shown) == shown
+        whole = watched(inputs)
+    chance, right = ((each.sigmoid() if classes == 1 else each.softmax(1)) for each in (logits, whole))
+    assert chance.shape == (1, classes, 624, 96)
+    if act is torch.nn.ReLU or tile == 0:  # what it sees around a pixel is less than what tiles share
+        torch.testing.assert_close(chance[..., 2:-2, 2:-2], right[..., 2:-2, 2:-2], rtol=0, atol=0.03)
+
+
+def test_a_tile_that_the_network_does_not_take_is_refused() -> None:
+    with pytest.raises(UserError, match="multiple of 16"):
+        Segmentation(network(), RECIPE.replace(tile=40))
 
 
 def test_a_resumed_run_ends_like_one_that_was_not_interrupted(tmp_path: Path) -> None:

@@ -30,11 +30,20 @@ def predict(
     batch_size: Annotated[int | None, typer.Option(min=1, max=10**5, help="Classes: images at once; 64.")] = None,
     tile: Annotated[
         int | None,
-        typer.Option(min=1, max=2**16, help="Masks: side, in pixels, of tiles that larger images are cut into; 512."),
+        typer.Option(
+            min=1,
+            max=2**16,
+            help="Masks: side, in pixels, of tiles that larger images are cut into; with LayerAct that of the windows "
+            "it was trained on, else 512.",
+        ),
     ] = None,
     overlap: Annotated[
         int | None,
-        typer.Option(min=0, max=2**16, help="Masks: pixels that neighbouring tiles share and are blended over; 64."),
+        typer.Option(
+            min=0,
+            max=2**16,
+            help="Masks: pixels that neighbouring tiles share and are blended over; a quarter of a tile, at most 64.",
+        ),
     ] = None,
     threshold: Annotated[
         float | None,

@@ -1,16 +1,13 @@
 """Which values of an image of more than 8 bits a channel are black and white, and the image in 8 bits by them."""
 
 import math
-import re
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from torch import nn
 
-from .._utils.names import NOTES_KEY
-from .._utils.timm_types import PretrainedConfig, config_of
-from ..checkpoints.save import is_smp
+from .notes import read_note, write_note
 
 __all__ = ["Brightness", "record_brightness", "recorded_brightness", "to_8_bits"]
 
@@ -66,24 +63,13 @@ def to_8_bits(values: np.ndarray, brightness: Brightness | None = None) -> np.nd
 
 def record_brightness(network: nn.Module, brightness: Brightness | None) -> None:
     """Record in a network's config how its training images were scaled, or that they had 8 bits."""
-    config: PretrainedConfig = {**config_of(network)}
-    notes = [note for note in config.pop("notes", None) or () if not _PATTERN.fullmatch(note)]
-    if brightness is not None:
-        notes.append(NOTE.format(*map(repr, brightness)))
-    network.pretrained_cfg = {**config, **({"notes": tuple(notes)} if notes else {})}  # type: ignore[assignment]
-    if is_smp(network):
-        arguments: Any = network._hub_mixin_config
-        arguments.pop(NOTES_KEY, None)
-        arguments.update({NOTES_KEY: notes} if notes else {})
+    write_note(network, NOTE, brightness)
 
 
 def recorded_brightness(network: nn.Module) -> Brightness | None:
     """How images are scaled according to a network's config; None if it does not say."""
-    found = [match for note in config_of(network).get("notes") or () if (match := _PATTERN.fullmatch(note))]
-    return Brightness(*map(float, found[0].groups())) if found else None
-
-
-_PATTERN = re.compile(NOTE.format(r"(\S+)", r"(\S+)"))
+    noted = read_note(network, NOTE)
+    return Brightness(*noted) if noted else None
 
 
 def _bits(high: float) -> int:

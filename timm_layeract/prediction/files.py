@@ -18,10 +18,10 @@ from ..data.brightness import Brightness, recorded_brightness
 from ..data.classes import check_channels, label_names
 from ..data.images import large_images, read_image
 from ..data.pictures import indexed, labels_of, overlay, save_png, with_legend
+from ..data.tiles import check_tiles, count_tiles, of_side, predict_bands, tiles_for
 from ..errors import UserError
 from ..networks import load_network
 from .inputs import SUFFIXES, Input, find_inputs, nothing_to
-from .tiles import check_tiles, count_tiles, predict_bands
 
 __all__ = ["Segmenter", "load_segmenter", "predict_files"]
 
@@ -108,8 +108,8 @@ def predict_files(
     sources: Iterable[Path],
     output: Path,
     *,
-    tile: int = 512,
-    overlap: int = 64,
+    tile: int | None = None,
+    overlap: int | None = None,
     threshold: float = 0.5,
     pictures: bool = True,
     max_megapixels: float | None = None,
@@ -125,8 +125,9 @@ def predict_files(
         model: As `load_segmenter`.
         sources: As `inputs.find_inputs`.
         output: Folder of the masks, made if need be; masks of the same name are replaced.
-        tile: Side of the tiles that larger images are cut into.
-        overlap: Pixels that neighbouring tiles share and are blended over.
+        tile: Side of the tiles that larger images are cut into; if None, that of the windows that a network with
+            LayerAct was trained on, else 512 (see `tiles.tiles_for`).
+        overlap: Pixels that neighbouring tiles share and are blended over; if None, as the tiles go.
         threshold: Probability from which a pixel is foreground, for a network with one class.
         pictures: Write overlay pictures too.
         max_megapixels: Largest image allowed, see `images.large_images`.
@@ -143,7 +144,10 @@ def predict_files(
     check_folder(output)
     inputs, failures = find_inputs(sources)
     segmenter = load_segmenter(model)
+    usual = of_side(tile) if tile else tiles_for(segmenter.model, segmenter.stride)
+    tile, overlap = usual.side, usual.overlap if overlap is None else overlap
     check_tiles(tile, overlap, segmenter.stride)
+    report(f"tiles of {tile}x{tile} pixels, {overlap} shared")
     written = 0
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     bar = Progress(*columns, transient=True, disable=not (progress and sys.stdout.isatty()))

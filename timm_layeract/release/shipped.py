@@ -21,6 +21,7 @@ from ..errors import UserError
 __all__ = ["GOLDEN_SIDE", "embed_checkpoint", "embedded_name", "golden_file", "golden_tensors"]
 
 KEPT_CFG = (
+    "notes",
     "input_size",
     "interpolation",
     "crop_pct",

@@ -25,6 +25,7 @@ BOUNDS = {
     "vocab_size": _COUNT,
     "max_tokens": _COUNT,
     "color_jitter": Bounds(0, 10),
+    "tile": Bounds(0, 2**16),
     "aug_repeats": Bounds(1, 100),
     **dict.fromkeys(("image_size", "ten_crop", "test_size"), _SIDE),
     **dict.fromkeys(("scale", "crop_pct"), Bounds(above=0, most=1)),

@@ -12,6 +12,7 @@ from typing_extensions import TypedDict
 from .._utils.timm_types import DataConfig, PretrainedConfig, config_of
 from ..data.brightness import record_brightness
 from ..data.splits import Split
+from ..data.tiles import record_window
 from ..data.views import View
 from .recipe import Recipe
 
@@ -106,6 +107,8 @@ def _random_crops(recipe: Recipe, mode: str, size: tuple[int, int], settings: Da
 def record_preprocessing(network: nn.Module, recipe: Recipe, train: Split) -> None:
     """Record in a network's config how its images were prepared."""
     record_brightness(network, getattr(train, "brightness", None))
+    if recipe.task == "segmentation":
+        record_window(network, training_size(recipe, config_of(network))[0])
     if recipe.task == "classification":
         _record_evaluation(network, recipe)
 

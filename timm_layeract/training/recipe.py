@@ -65,8 +65,7 @@ class Recipe:
         ema_decay: Decay of the moving average of the weights, which is evaluated and saved; 0 for no average.
         mixed_precision: ``no``, ``bf16`` or ``fp16`` autocast.
         channels_last: Memory format of the network.
-        sync_batch_norm: Take batch statistics, BatchNorm's and others', over the images of all processes; BatchNorm's
-            on GPUs or in a fused network only.
+        sync_batch_norm: Take batch statistics over all processes; BatchNorm's on GPUs or in a fused network only.
         image_size: (H, W) of the input; the model's own if None.
         progressive_sizes: Smaller training images at first (progressive learning, Tan & Le 2021): pairs of the fraction
             of the epochs up to which they are used, and their shorter side; `image_size` after that.
@@ -77,8 +76,7 @@ class Recipe:
         random_erasing: Probability that a rectangle of an image is set to the mean colour (Zhong et al. 2017).
         train_crop_mode: Crop photographs at random from their files, by timm's transforms: ``rrc`` (random resized
             crops, Szegedy et al. 2015), ``rkrc`` or ``rkrr`` (that keep the shape); None for whole images, cropped by
-            `padding`. This key and those down to `drop_path` have timm's names, and are not written into results
-            where they are left out.
+            `padding`. Keys from here to `drop_path` have timm's names, and enter results only if given.
         scale: Least and largest share of the area in random crops; timm's (0.08 to 1) if None.
         ratio: Least and largest aspect ratio of random crops; timm's (3/4 to 4/3) if None.
         train_interpolation: How random crops are resized; ``random`` is bilinear or bicubic.
@@ -106,6 +104,7 @@ class Recipe:
         label_column: Column of the labels, if there are several; in segmentation, of the masks.
         masks: Meaning of the values of masks: ``binary``, all but 0 is foreground (instances, for example), or
             ``classes``, each value a class from 0 on and 255 void; None if there are only 0 and one other value.
+        tile: Side of the tiles in which held-out and test images are seen (None: `data.tiles` says), 0 for whole ones.
         class_names: Names of the classes of masks in the order of their values, including the background.
         vocab_size: Size of the vocabulary, the most frequent words of the training texts; None for all of them.
         max_tokens: Number of tokens that a text is truncated to; None for whole texts.
@@ -168,6 +167,7 @@ class Recipe:
     image_column: str | None = None
     label_column: str | None = None
     masks: Literal["binary", "classes"] | None = _of("segmentation", default=None)
+    tile: int | None = _of("segmentation", default=None)
     class_names: tuple[str, ...] | None = _of("segmentation", default=None)
     vocab_size: int | None = _of("text", default=None)
     max_tokens: int | None = _of("text", default=None)

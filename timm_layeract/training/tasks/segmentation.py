@@ -1,4 +1,4 @@
-"""Segmentation as a task: random windows to train on, whole images to evaluate, BCE-Dice, IoU.
+"""Segmentation as a task: random windows to train on, images tile by tile to evaluate, BCE-Dice, IoU.
 
 The loss is SMP's BCE and Dice, but of each sample: SMP's Dice is of a whole batch, so that its mean would depend on how
 the batch is shared out, and leaves samples without foreground out. Targets hold 0 and 1, and `IGNORED` where an image
@@ -24,6 +24,7 @@ from ...data.mask_values import VOID
 from ...data.masks import Masks, load_mask_splits
 from ...data.pictures import compare_masks, save_png
 from ...data.splits import Split
+from ...data.tiles import check_tiles, of_side, predict_bands, tiles_for
 from ...errors import UserError
 from ..recipe import Recipe
 from .many_classes import class_counts, class_figures, cross_entropy_dice, divergence
@@ -31,6 +32,7 @@ from .many_classes import class_counts, class_figures, cross_entropy_dice, diver
 __all__ = ["IGNORED", "Segmentation", "bce_dice", "overlap_counts"]
 
 IGNORED = VOID
+LEAST = 1e-6  # probability, so that its logit is a number
 EXAMPLES = 4  # samples in the picture of a run
 
 
@@ -80,7 +82,8 @@ class Segmentation:
     Args:
         model: timm model with a dense output, a map for each class, or one for the foreground; its `pretrained_cfg`
             gives mean and deviation, its `feature_info` what the sides of whole images are padded to multiples of.
-        recipe: `image_size` is that of the windows it is trained on; `flip` turns and mirrors them.
+        recipe: `image_size` is that of the windows it is trained on; `flip` turns and mirrors them; `tile` is that of
+            the parts in which it is evaluated.
         train: Whose classes the model's maps are.
 
     Raises:
@@ -97,13 +100,15 @@ class Segmentation:
         self.mean, self.std = data_config["mean"], data_config["std"]
         self.input_size: tuple[int, int] = recipe.image_size or tuple(data_config["input_size"][1:])
         self.extent = f"at {'x'.join(map(str, self.input_size))}"
-        self.flip = recipe.flip
+        self.flip, self.tile = recipe.flip, recipe.tile
         if self.input_size[0] != self.input_size[1]:
             raise UserError(f"Recipe {recipe.name}: image_size of segmentation is a square, not {self.input_size}.")
         check_channels(model)
         _check_dense(model, self.input_size[0])
         self.names = _class_names(model, train.classes if train else ())
         self.stride: int = model.feature_info[-1]["reduction"]  # type: ignore[index,assignment]
+        if self.tile:
+            check_tiles(*of_side(self.tile), self.stride)
         odd = [side for _, side in recipe.progressive_sizes if side % self.stride]
         if odd:
             raise UserError(
@@ -157,7 +162,12 @@ class Segmentation:
         return torch.where(targets == IGNORED, targets, found)
 
     def predict(self, network: nn.Module, inputs: Tensor) -> Tensor:
-        return network(inputs).float()
+        """Logits of an image, seen as `layeract predict` sees it: in tiles of the size that it is trained on."""
+        tiles = tiles_for(network, self.stride, self.input_size[0]) if self.tile is None else of_side(self.tile)
+        if not tiles.side or max(inputs.shape[2:]) <= tiles.side:
+            return network(inputs).float()
+        found = torch.cat(list(predict_bands(network, inputs[0], *tiles, self.stride)), 1)[None]
+        return found.logit(LEAST) if len(found[0]) == 1 else found.clamp(min=LEAST).log()
 
     def measure(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Loss and overlap counts, of the deepest output where there are several."""

@@ -1,15 +1,58 @@
 """Segmenting an image of any size by overlapping tiles, blended so that no seam shows."""
 
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..data.images import padded_from
 from ..errors import UserError
+from ..layers import LayerAct
+from .images import padded_from
+from .notes import read_note, write_note
 
-__all__ = ["check_tiles", "count_tiles", "predict_bands"]
+__all__ = ["Tiles", "check_tiles", "count_tiles", "of_side", "predict_bands", "record_window", "tiles_for"]
+
+WINDOW_NOTE = "trained on windows of {} pixels a side"  # in timm's config
+
+
+class Tiles(NamedTuple):
+    """How an image is cut: the side of a tile, and what neighbours share, in pixels."""
+
+    side: int
+    overlap: int
+
+
+WIDE = Tiles(512, 64)  # where a tile's size changes little of what is computed in its middle
+
+
+def of_side(side: int) -> Tiles:
+    """Tiles of that side, which share a quarter of it, or `WIDE`'s overlap where that is less."""
+    return Tiles(side, min(side // 4, WIDE.overlap))
+
+
+def record_window(network: nn.Module, side: int) -> None:
+    """Note in a network's config how large the windows were that it was trained on."""
+    write_note(network, WINDOW_NOTE, (side,))
+
+
+def tiles_for(network: nn.Module, stride: int, window: int | None = None) -> Tiles:
+    """Tiles in which a network sees what it was trained on.
+
+    LayerAct takes statistics of all that a network sees at once, so that a network with it is another one on other
+    sizes: it gets tiles of its training windows' size, a quarter of them shared. Others get large ones.
+
+    Args:
+        network: Of segmentation.
+        stride: What the network divides sides by.
+        window: Side of its training windows; what its config says if None. Where it does not, tiles are large.
+    """
+    noted = read_note(network, WINDOW_NOTE)
+    side = window or (int(noted[0]) if noted else None)
+    if side is None or not any(isinstance(module, LayerAct) for module in network.modules()):
+        side = WIDE.side
+    return of_side(side + -side % stride)
 
 
 def check_tiles(tile: int, overlap: int, stride: int) -> None:
