@@ -15,7 +15,7 @@ import timm_layeract
 from tests.data.test_sources import parquet
 from timm_layeract import cli
 from timm_layeract.data.sources import ImageSplit
-from timm_layeract.errors import UserError
+from timm_layeract.errors import UserError, WriteError
 from timm_layeract.training import run, runs
 from timm_layeract.training.recipe import list_recipes
 from timm_layeract.training.runs import list_runs
@@ -254,6 +254,8 @@ def test_importing_registers_names_and_needs_nothing_but_torch_and_timm() -> Non
     [
         (UserError("x" * 3000 + " is too long"), 2, "x is too long"),
         (OSError(errno.ENOSPC, "No space left on device", "out"), 1, "No space left on device"),
+        (WriteError(errno.ENOSPC, "No space left on device", "out"), 1, "out cannot be written"),
+        (WriteError(errno.ENOENT, "No such file or directory", "/proc/x"), 2, "/proc/x cannot be written"),
         (FileNotFoundError(errno.ENOENT, "No such file or directory", "/proc/x"), 2, "No such file"),
         (
             ZeroDivisionError("several\nlines"),

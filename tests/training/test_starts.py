@@ -135,6 +135,14 @@ def test_what_a_killed_process_was_writing_is_removed(tmp_path: Path, digits: Im
     assert not list(tmp_path.rglob(".*.partial"))
 
 
+@pytest.mark.parametrize("resume", [True, False])
+def test_a_record_that_cannot_be_read_is_named(resume: bool, tmp_path: Path, digits: ImageSplit) -> None:
+    (tmp_path / "run.json").write_text("{")
+    with pytest.raises(UserError, match=r"run\.json"):
+        start(digits, tmp_path, resume=resume)
+    assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
+
+
 def test_a_folder_that_may_only_be_read(tmp_path: Path, digits: ImageSplit, monkeypatch: pytest.MonkeyPatch) -> None:
     start(digits, tmp_path)
     monkeypatch.setattr(FileLock, "acquire", lambda *_, **__: _raise(OSError(30, "Read-only file system")))

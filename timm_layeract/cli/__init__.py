@@ -20,7 +20,7 @@ EXTRAS = {
 
 MISTAKE, FAILED, INTERRUPTED = 2, 1, 130  # exit codes
 WRONG_PATHS = (FileNotFoundError, NotADirectoryError, IsADirectoryError, FileExistsError, PermissionError)
-WRONG_NAMES = (errno.ENAMETOOLONG, errno.ELOOP)
+WRONG_NAMES = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOENT, errno.ENOTDIR)
 LONGEST, SHORT = 280, 200  # characters of what is said, and of an error of a library in it
 
 
@@ -62,10 +62,9 @@ def _described(error: Exception) -> tuple[str, int]:
         if extra is not None:
             return f"this needs {error.name}: pip install 'timm-layeract[{extra}]'", MISTAKE
     said = " ".join(str(error).split())[:SHORT] or "no message"
-    if isinstance(error, WriteError):
-        return said, FAILED
     if isinstance(error, OSError):
-        return f"{said}.", MISTAKE if isinstance(error, WRONG_PATHS) or error.errno in WRONG_NAMES else FAILED
+        wrong = isinstance(error, WRONG_PATHS) or error.errno in WRONG_NAMES
+        return said if isinstance(error, WriteError) else f"{said}.", MISTAKE if wrong else FAILED
     return f"{type(error).__name__}: {said} (`layeract --debug ...` shows where.)", FAILED
 
 

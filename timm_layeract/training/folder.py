@@ -48,6 +48,8 @@ class FolderInUseError(UserError):
 def check_output(output: Path, resume: bool) -> None:
     """Refuse to write into a folder that holds something else."""
     check_folder(output)
+    if (output / IDENTITY).is_file():
+        read_record(dict[str, object], output / IDENTITY)  # or nobody knows whose run it is
     if not resume and output.is_dir() and not _is_unstarted(output):
         raise UserError(f"{output} is not empty; give --resume to continue its run, or another --output.")
 
