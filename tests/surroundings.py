@@ -21,7 +21,7 @@ import torch.nn.modules.module as nn_module
 from accelerate import cpu_offload, dispatch_model
 from timm.models._features_fx import create_feature_extractor as timm_extractor
 from torch import Tensor, fx, nn
-from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+from torch.distributed import fsdp
 from torch.nn.utils import parametrize
 from torchvision.models.feature_extraction import create_feature_extractor
 
@@ -259,9 +259,9 @@ CASES: dict[str, Run] = {
     "accelerate: `dispatch_model` to disk": to_disk,
     "DistributedDataParallel": among_processes(nn.parallel.DistributedDataParallel),
     "FullyShardedDataParallel": among_processes(
-        lambda model: FullyShardedDataParallel(model, device_id=torch.device("cpu"))
+        lambda model: fsdp.FullyShardedDataParallel(model, device_id=torch.device("cpu"))
     ),
-    "`fully_shard` (FSDP2)": among_processes(fully_shard),
+    "`fully_shard` (FSDP2)": among_processes(lambda model: fsdp.fully_shard(model)),
     "timm: `convert_sync_batchnorm`": lambda model, x: timm.layers.convert_sync_batchnorm(model)(x),
     "torch: `SyncBatchNorm.convert_sync_batchnorm`": lambda model, x: nn.SyncBatchNorm.convert_sync_batchnorm(model)(x),
     "timm: `freeze_batch_norm_2d`": lambda model, x: timm.utils.model.freeze_batch_norm_2d(model)(x),

@@ -9,14 +9,16 @@ import timm
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed import fsdp
 from torch.distributed.algorithms.join import Join
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FullyShardedDataParallel, MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 import timm_layeract  # noqa: F401
 from tests.distributed import run_processes
+
+if not hasattr(fsdp, "fully_shard"):
+    pytest.skip("FSDP2 is public since torch 2.6", allow_module_level=True)
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "fused": partial(timm.create_model, "resnet20_lasilu"),
@@ -40,7 +42,7 @@ def images(rank: int, batch: int = 0) -> Tensor:
 def gradients(module: nn.Module) -> dict[str, Tensor]:
     """Whole gradients by name, wherever they are kept."""
     found = {name: parameter.grad for name, parameter in module.named_parameters()}
-    return {name: grad.full_tensor() if isinstance(grad, DTensor) else grad for name, grad in found.items()}
+    return {name: grad.full_tensor() if hasattr(grad, "full_tensor") else grad for name, grad in found.items()}
 
 
 def averaged(name: str, rank: int) -> tuple[Tensor, dict[str, Tensor]]:
@@ -60,8 +62,8 @@ def shard(module: nn.Module, **policy: Any) -> nn.Module:
     mesh = init_device_mesh("cpu", (2,))
     for stage in (module.layer1, module.layer2, module.layer3):
         for block in stage:
-            fully_shard(block, mesh=mesh, **policy)
-    return fully_shard(module, mesh=mesh, **policy)
+            fsdp.fully_shard(block, mesh=mesh, **policy)
+    return fsdp.fully_shard(module, mesh=mesh, **policy)
 
 
 def step(module: nn.Module, rank: int) -> tuple[Tensor, dict[str, Tensor]]:
@@ -78,17 +80,17 @@ def errors(found: tuple[Tensor, dict[str, Tensor]], right: tuple[Tensor, dict[st
 
 
 def sharded(rank: int) -> dict[str, Any]:
-    half = {"mp_policy": MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)}
+    half = {"mp_policy": fsdp.MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)}
     found = {}
     for name in NETWORKS:
         right = averaged(name, rank)
         found[name] = errors(step(shard(network(name)), rank), right)
         if name != "normalized":  # torch's BatchNorm takes no bfloat16 weights beside float32 statistics
             found[name, "bfloat16"] = errors(step(shard(network(name), **half), rank), right)
-        whole = FullyShardedDataParallel(network(name), use_orig_params=True, device_id=torch.device("cpu"))
+        whole = fsdp.FullyShardedDataParallel(network(name), use_orig_params=True, device_id=torch.device("cpu"))
         logits = whole(images(rank))
         logits.square().mean().backward()
-        with FullyShardedDataParallel.summon_full_params(whole, with_grads=True):
+        with fsdp.FullyShardedDataParallel.summon_full_params(whole, with_grads=True):
             grads = {n.removeprefix("_fsdp_wrapped_module."): p.grad.clone() for n, p in whole.named_parameters()}
         found[name, "FSDP1"] = errors((logits.detach(), grads), right)
     return found

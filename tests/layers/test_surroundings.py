@@ -8,6 +8,7 @@ import torch
 from accelerate import infer_auto_device_map
 from accelerate.utils import FullyShardedDataParallelPlugin, compute_module_sizes
 from torch import fx, nn
+from torch.distributed import fsdp
 
 import timm_layeract
 from scripts.surroundings_table import EXACT, PAGE, ROUNDED, render
@@ -19,6 +20,8 @@ from timm_layeract.layers import LayerAct, UnbiasedLayerAct
 
 @pytest.mark.parametrize("what", CASES)
 def test_a_network_of_somebody_s_own_computes_the_same(what: str) -> None:
+    if "FSDP2" in what and not hasattr(fsdp, "fully_shard"):
+        pytest.skip("FSDP2 is public since torch 2.6")
     came = outcome(yours, CASES[what])
     assert came.refused or came.error < (ROUNDED if "bfloat16" in what else EXACT)
 
@@ -51,7 +54,7 @@ def test_blocks_answer_to_the_stock_name(name: str, block: str) -> None:
     for each in (name, name.removesuffix("_lasilu")):
         model = timm.create_model(each)
         plugin = FullyShardedDataParallelPlugin(
-            fsdp_version=1, auto_wrap_policy="transformer_based_wrap", transformer_cls_names_to_wrap=[block]
+            auto_wrap_policy="transformer_based_wrap", transformer_cls_names_to_wrap=[block]
         )
         plugin.set_auto_wrap_policy(model)
         found.append([path for path, module in model.named_modules() if _wraps(plugin.auto_wrap_policy, module)])
