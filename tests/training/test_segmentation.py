@@ -19,7 +19,7 @@ from timm_layeract.data.augment import SampleRandom, normalize
 from timm_layeract.data.masks import MaskSplit, load_mask_splits
 from timm_layeract.data.tiles import tiles_for
 from timm_layeract.errors import UserError
-from timm_layeract.prediction.files import load_segmenter
+from timm_layeract.prediction.files import load_segmenter, predict_files
 from timm_layeract.training import run
 from timm_layeract.training.engine import Trainer
 from timm_layeract.training.options import Execution
@@ -113,6 +113,46 @@ def test_evaluation_shows_a_network_what_prediction_does(
     assert chance.shape == (1, classes, 624, 96)
     if act is torch.nn.ReLU or tile == 0:  # what it sees around a pixel is less than what tiles share
         torch.testing.assert_close(chance[..., 2:-2, 2:-2], right[..., 2:-2, 2:-2], rtol=0, atol=0.03)
+
+
+def test_images_of_one_size_in_training_validation_test_and_prediction(tmp_path: Path) -> None:
+    """As the authors' code does it; masks that are predicted have the image's own size again."""
+    lines: list[str] = []
+    options = dict(data_name="discs", execution=Execution(progress=False, report=lines.append))
+    recipe, test = RECIPE.replace(crop_mode="squash", epochs=3), discs(6, seed=1)
+    result = run.train_on(network(), recipe, discs(40), test, tmp_path / "run", **options)  # type: ignore[arg-type]
+    assert result["recipe"]["crop_mode"] == "squash"
+    segmenter = load_segmenter(f"local-dir:{tmp_path / 'run' / 'model'}")
+    assert segmenter.size == 32
+    both = either = 0
+    for index, (image, mask) in enumerate(zip(test.images, test.masks, strict=True)):
+        picture = Image.fromarray(image.permute(1, 2, 0).numpy())
+        picture.save(tmp_path / f"{index}.png")
+        small = np.asarray(picture.resize((32, 32), Image.Resampling.BILINEAR)) / 255
+        x = (small - np.array(segmenter.mean)) / np.array(segmenter.std)
+        with torch.no_grad():
+            logits = segmenter.model(torch.from_numpy(x).permute(2, 0, 1)[None].float())
+        found = logits[0, 0].numpy() >= 0
+        truth = np.asarray(Image.fromarray(mask.numpy()).resize((32, 32), Image.Resampling.NEAREST)) == 1
+        both, either = both + int((found & truth).sum()), either + int((found | truth).sum())
+    assert result["test"]["iou"] == pytest.approx(100 * both / either, abs=0.5)  # Pillow rounds the images otherwise
+    assert result["test"]["iou"] > 50
+    masks = tmp_path / "masks"
+    assert not predict_files(segmenter.model, sorted(tmp_path.glob("*.png")), masks, report=lines.append)
+    assert "images resized to 32x32 pixels" in lines
+    for index, (_, mask) in enumerate(zip(test.images, test.masks, strict=True)):
+        with Image.open(masks / f"{index}.mask.png") as drawn:
+            assert drawn.size == (mask.shape[1], mask.shape[0])
+            found = np.asarray(drawn) > 0
+        truth = mask.numpy() == 1
+        assert (found & truth).sum() / (found | truth).sum() > 0.4
+    with pytest.raises(UserError, match="leave out --tile"):
+        predict_files(segmenter.model, [tmp_path / "0.png"], masks, tile=64)
+
+
+def test_other_crops_are_refused() -> None:
+    with pytest.raises(UserError, match="crop_mode of segmentation is squash"):
+        Segmentation(network(), RECIPE.replace(crop_mode="center"))
 
 
 def test_a_tile_that_the_network_does_not_take_is_refused() -> None:

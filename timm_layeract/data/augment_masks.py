@@ -10,7 +10,7 @@ from torchvision.transforms.v2 import functional as V
 
 from .images import pad_to
 
-__all__ = ["NUMBERS", "TURN", "random_windows"]
+__all__ = ["NUMBERS", "TURN", "random_windows", "resize_pairs"]
 
 NUMBERS = 7  # random numbers that an image takes
 TURN = 3  # which of them decides how it is turned and mirrored; 0 leaves it as it is
@@ -34,6 +34,15 @@ def random_windows(
     """
     pairs = [_window(*each) for each in zip(images, masks, [side] * len(images), numbers.tolist(), strict=True)]
     return torch.stack([image for image, _ in pairs]), torch.stack([mask for _, mask in pairs])
+
+
+def resize_pairs(images: Sequence[Tensor], masks: Sequence[Tensor], side: int) -> tuple[list[Tensor], list[Tensor]]:
+    """Each image and its mask as a square of that side, whatever its shape; arguments as `random_windows`."""
+    size = [side, side]
+    return (
+        [V.resize(image, size, InterpolationMode.BILINEAR, antialias=True) for image in images],
+        [V.resize(mask[None], size, InterpolationMode.NEAREST_EXACT)[0] for mask in masks],
+    )
 
 
 def _window(image: Tensor, mask: Tensor, side: int, numbers: list[float]) -> tuple[Tensor, Tensor]:

@@ -12,9 +12,19 @@ from ..layers import LayerAct
 from .images import padded_from
 from .notes import read_note, write_note
 
-__all__ = ["Tiles", "check_tiles", "count_tiles", "of_side", "predict_bands", "record_window", "tiles_for"]
+__all__ = [
+    "Tiles",
+    "check_tiles",
+    "count_tiles",
+    "of_side",
+    "predict_bands",
+    "record_window",
+    "recorded_size",
+    "tiles_for",
+]
 
 WINDOW_NOTE = "trained on windows of {} pixels a side"  # in timm's config
+RESIZED_NOTE = "trained on images resized to {} pixels a side"  # likewise
 
 
 class Tiles(NamedTuple):
@@ -32,9 +42,16 @@ def of_side(side: int) -> Tiles:
     return Tiles(side, min(side // 4, WIDE.overlap))
 
 
-def record_window(network: nn.Module, side: int) -> None:
-    """Note in a network's config how large the windows were that it was trained on."""
-    write_note(network, WINDOW_NOTE, (side,))
+def record_window(network: nn.Module, side: int, resized: bool = False) -> None:
+    """Note in a network's config how large the windows were that it was trained on, or the images after resizing."""
+    write_note(network, WINDOW_NOTE, None if resized else (side,))
+    write_note(network, RESIZED_NOTE, (side,) if resized else None)
+
+
+def recorded_size(network: nn.Module) -> int | None:
+    """The side that images are resized to according to a network's config; None if it sees them in tiles."""
+    noted = read_note(network, RESIZED_NOTE)
+    return int(noted[0]) if noted else None
 
 
 def tiles_for(network: nn.Module, stride: int, window: int | None = None) -> Tiles:

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from timm.data import resolve_model_data_config
 from torch import Tensor, nn
+from torchvision.transforms.v2.functional import resize
 
 from .._utils.writing import check_folder
 from ..compat.torch import accelerator
@@ -18,7 +20,7 @@ from ..data.brightness import Brightness, recorded_brightness
 from ..data.classes import check_channels, label_names
 from ..data.images import large_images, read_image
 from ..data.pictures import indexed, labels_of, overlay, save_png, with_legend
-from ..data.tiles import check_tiles, count_tiles, of_side, predict_bands, tiles_for
+from ..data.tiles import check_tiles, count_tiles, of_side, predict_bands, recorded_size, tiles_for
 from ..errors import UserError
 from ..networks import load_network
 from .inputs import SUFFIXES, Input, find_inputs, nothing_to
@@ -36,6 +38,7 @@ class Segmenter:
         std: Deviation of each input channel.
         stride: The network halves its input so often: a multiple of it is what it takes best.
         names: Of its classes, one of them that of the foreground; numbers where it does not say.
+        size: Side that images are resized to, as in its training; None for tiles.
         brightness: What images of more than 8 bits were scaled by in its training, None where they had 8.
     """
 
@@ -45,6 +48,7 @@ class Segmenter:
     stride: int
     names: tuple[str, ...]
     brightness: Brightness | None = None
+    size: int | None = None
 
     def probabilities(
         self, image: Tensor, tile: int, overlap: int, advance: Callable[[], object] | None = None
@@ -73,7 +77,12 @@ class Segmenter:
         def prepare(window: Tensor) -> Tensor:
             return normalize(window.to(device), self.mean, self.std)
 
-        return predict_bands(self.model, image, tile, overlap, self.stride, advance, prepare)
+        if self.size is None:
+            return predict_bands(self.model, image, tile, overlap, self.stride, advance, prepare)
+        small = resize(image, [self.size, self.size], antialias=True)
+        side = self.size + -self.size % self.stride
+        found = torch.cat(list(predict_bands(self.model, small, side, 0, self.stride, advance, prepare)), 1)
+        return iter([F.interpolate(found[None], image.shape[-2:], mode="bilinear")[0]])
 
 
 def load_segmenter(network: nn.Module | str) -> Segmenter:
@@ -100,7 +109,8 @@ def load_segmenter(network: nn.Module | str) -> Segmenter:
     names = names if len(names) == maps else tuple(map(str, range(maps)))
     stride = levels[-1]["reduction"]
     brightness = recorded_brightness(model)
-    return Segmenter(model.eval().to(device), config["mean"], config["std"], stride, names, brightness)
+    size = recorded_size(model)
+    return Segmenter(model.eval().to(device), config["mean"], config["std"], stride, names, brightness, size)
 
 
 def predict_files(
@@ -144,10 +154,16 @@ def predict_files(
     check_folder(output)
     inputs, failures = find_inputs(sources)
     segmenter = load_segmenter(model)
+    if segmenter.size is not None and (tile, overlap) != (None, None):
+        raise UserError(
+            f"This network was trained on images resized to {segmenter.size} pixels a side, and sees them so: leave "
+            f"out --tile and --overlap."
+        )
     usual = of_side(tile) if tile else tiles_for(segmenter.model, segmenter.stride)
     tile, overlap = usual.side, usual.overlap if overlap is None else overlap
     check_tiles(tile, overlap, segmenter.stride)
-    report(f"tiles of {tile}x{tile} pixels, {overlap} shared")
+    seen = f"tiles of {tile}x{tile} pixels, {overlap} shared"
+    report(seen if segmenter.size is None else f"images resized to {segmenter.size}x{segmenter.size} pixels")
     written = 0
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     bar = Progress(*columns, transient=True, disable=not (progress and sys.stdout.isatty()))
@@ -156,7 +172,8 @@ def predict_files(
         for each, image in _read(inputs, failures, segmenter.brightness):
             if image is not None:
                 height, width = image.shape[-2:]
-                bars.reset(tiles, total=count_tiles(height, width, tile, overlap, segmenter.stride))
+                count = 1 if segmenter.size else count_tiles(height, width, tile, overlap, segmenter.stride)
+                bars.reset(tiles, total=count)
                 mask = segmenter.classes(image, tile, overlap, threshold, lambda: bars.advance(tiles))
                 output.mkdir(parents=True, exist_ok=True)
                 _write(image, mask, segmenter.names, output / each.stem, pictures)

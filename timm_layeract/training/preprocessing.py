@@ -108,7 +108,7 @@ def record_preprocessing(network: nn.Module, recipe: Recipe, train: Split) -> No
     """Record in a network's config how its images were prepared."""
     record_brightness(network, getattr(train, "brightness", None))
     if recipe.task == "segmentation":
-        record_window(network, training_size(recipe, config_of(network))[0])
+        record_window(network, training_size(recipe, config_of(network))[0], recipe.crop_mode == "squash")
     if recipe.task == "classification":
         _record_evaluation(network, recipe)
 

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -15,26 +15,13 @@ from .._utils.plain_yaml import read_yaml
 from ..checkpoints.records import SeededRecipe
 from ..errors import UserError, did_you_mean
 from .bounds import BOUNDS, RATES, SEEDS, check_auto_augment
+from .recipe_keys import PICTURES, TaskName, key_of, photograph_key
 
 __all__ = ["RATES", "SEEDS", "Recipe", "list_recipes", "load_recipe"]
 
 RECIPES = Path(__file__).parent / "recipes"
 CROPS = ("scale", "ratio", "train_interpolation", "color_jitter", "auto_augment")  # keys of random crops alone
 HOW_KEYS = ("cuda_graph", "data_on_device")  # which leave the outcome as it is
-TaskName = Literal["classification", "segmentation", "text"]
-
-
-def _of(*tasks: TaskName, default: Any, off: Any = None, quiet: bool = False) -> Any:
-    """A field of the recipes of these tasks; in others it is `off`, the default where that asks for nothing.
-
-    One that is `quiet` is part of results only where it asks for something: they stay what they were before it came.
-    """
-    return field(default=default, metadata={"tasks": tasks, "off": default if off is None else off, "quiet": quiet})
-
-
-def _photographs(default: Any) -> Any:
-    """A field that came with `train_crop_mode`."""
-    return _of("classification", default=default, quiet=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +73,8 @@ class Recipe:
         test_size: (H, W) of held-out and test images, `image_size` if None, or where that is None too, the network's.
         crop_pct: Share of the resized held-out and test images that is kept; that of the network's config if None, or
             all of it where `image_size` is given and there is no `train_crop_mode`.
-        crop_mode: How these are cropped: ``center``, ``squash`` or ``border``; as in the network's config if None.
+        crop_mode: How these are cropped: ``center``, ``squash`` or ``border``; as in the network's config if None. In
+            segmentation, ``squash`` resizes all images and masks to `image_size`; None trains on windows of that size.
         interpolation: How these are resized; as in the network's config if None.
         mixup: Alpha of mixing whole images (Zhang et al. 2018), 0 for none.
         cutmix: Alpha of mixing rectangles (Yun et al. 2019), 0 for none. Images are mixed with others of the same
@@ -132,45 +120,45 @@ class Recipe:
     schedule: Literal["multistep", "cosine", "one-cycle"] = "one-cycle"
     milestones: tuple[float, ...] = (0.5, 0.75)
     warmup: float = 0.2
-    label_smoothing: float = _of("classification", "text", default=0.0)
+    label_smoothing: float = key_of("classification", "text", default=0.0)
     ema_decay: float = 0.0
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
-    channels_last: bool = _of("classification", "segmentation", default=False)
+    channels_last: bool = key_of(*PICTURES, default=False)
     sync_batch_norm: bool = False
-    image_size: tuple[int, int] | None = _of("classification", "segmentation", default=None)
-    progressive_sizes: tuple[tuple[float, int], ...] = _of("classification", "segmentation", default=())
-    ten_crop: tuple[int, int] | None = _of("classification", default=None)
-    padding: int = _of("classification", default=4, off=0)
-    flip: bool = _of("classification", "segmentation", default=True, off=False)
-    random_erasing: float = _of("classification", default=0.0)
-    train_crop_mode: Literal["rrc", "rkrc", "rkrr"] | None = _photographs(None)
-    scale: tuple[float, float] | None = _photographs(None)
-    ratio: tuple[float, float] | None = _photographs(None)
-    train_interpolation: Literal["random", "bilinear", "bicubic"] = _photographs("random")
-    color_jitter: float = _photographs(0.0)
-    auto_augment: str | None = _photographs(None)
-    test_size: tuple[int, int] | None = _photographs(None)
-    crop_pct: float | None = _photographs(None)
-    crop_mode: Literal["center", "squash", "border"] | None = _photographs(None)
-    interpolation: Literal["bilinear", "bicubic"] | None = _photographs(None)
-    mixup: float = _photographs(0.0)
-    cutmix: float = _photographs(0.0)
-    mixup_prob: float = _photographs(1.0)
-    mixup_switch_prob: float = _photographs(0.5)
-    mixup_mode: Literal["batch", "pair", "elem"] = _photographs("batch")
-    bce_loss: bool = _photographs(False)
-    bce_target_thresh: float | None = _photographs(None)
-    aug_repeats: int = _photographs(1)
-    drop_path: float = _photographs(0.0)
-    adversarial: Literal["none", "fgsm", "pgd"] = _of("classification", default="none")
-    adversarial_epsilon: float = _of("classification", default=8.0)
+    image_size: tuple[int, int] | None = key_of(*PICTURES, default=None)
+    progressive_sizes: tuple[tuple[float, int], ...] = key_of(*PICTURES, default=())
+    ten_crop: tuple[int, int] | None = key_of("classification", default=None)
+    padding: int = key_of("classification", default=4, off=0)
+    flip: bool = key_of(*PICTURES, default=True, off=False)
+    random_erasing: float = key_of("classification", default=0.0)
+    train_crop_mode: Literal["rrc", "rkrc", "rkrr"] | None = photograph_key(None)
+    scale: tuple[float, float] | None = photograph_key(None)
+    ratio: tuple[float, float] | None = photograph_key(None)
+    train_interpolation: Literal["random", "bilinear", "bicubic"] = photograph_key("random")
+    color_jitter: float = photograph_key(0.0)
+    auto_augment: str | None = photograph_key(None)
+    test_size: tuple[int, int] | None = photograph_key(None)
+    crop_pct: float | None = photograph_key(None)
+    crop_mode: Literal["center", "squash", "border"] | None = key_of(*PICTURES, default=None, quiet=True)
+    interpolation: Literal["bilinear", "bicubic"] | None = photograph_key(None)
+    mixup: float = photograph_key(0.0)
+    cutmix: float = photograph_key(0.0)
+    mixup_prob: float = photograph_key(1.0)
+    mixup_switch_prob: float = photograph_key(0.5)
+    mixup_mode: Literal["batch", "pair", "elem"] = photograph_key("batch")
+    bce_loss: bool = photograph_key(False)
+    bce_target_thresh: float | None = photograph_key(None)
+    aug_repeats: int = photograph_key(1)
+    drop_path: float = photograph_key(0.0)
+    adversarial: Literal["none", "fgsm", "pgd"] = key_of("classification", default="none")
+    adversarial_epsilon: float = key_of("classification", default=8.0)
     image_column: str | None = None
     label_column: str | None = None
-    masks: Literal["binary", "classes"] | None = _of("segmentation", default=None)
-    tile: int | None = _of("segmentation", default=None)
-    class_names: tuple[str, ...] | None = _of("segmentation", default=None)
-    vocab_size: int | None = _of("text", default=None)
-    max_tokens: int | None = _of("text", default=None)
+    masks: Literal["binary", "classes"] | None = key_of("segmentation", default=None)
+    tile: int | None = key_of("segmentation", default=None)
+    class_names: tuple[str, ...] | None = key_of("segmentation", default=None)
+    vocab_size: int | None = key_of("text", default=None)
+    max_tokens: int | None = key_of("text", default=None)
     validation_fraction: float = 0.1
     cuda_graph: bool = False
     data_on_device: Literal["auto", "true", "false"] = "auto"

@@ -16,7 +16,7 @@ from torchvision.transforms.functional import InterpolationMode, resize
 
 from ..._utils.timm_types import PretrainedConfig
 from ...data.augment import SampleRandom, normalize
-from ...data.augment_masks import NUMBERS, TURN, random_windows
+from ...data.augment_masks import NUMBERS, TURN, random_windows, resize_pairs
 from ...data.classes import check_channels
 from ...data.columns import Columns
 from ...data.images import pad_to_multiple
@@ -83,7 +83,7 @@ class Segmentation:
         model: timm model with a dense output, a map for each class, or one for the foreground; its `pretrained_cfg`
             gives mean and deviation, its `feature_info` what the sides of whole images are padded to multiples of.
         recipe: `image_size` is that of the windows it is trained on; `flip` turns and mirrors them; `tile` is that of
-            the parts in which it is evaluated.
+            the parts in which it is evaluated. With `crop_mode` squash it sees whole images, resized to `image_size`.
         train: Whose classes the model's maps are.
 
     Raises:
@@ -100,7 +100,9 @@ class Segmentation:
         self.mean, self.std = data_config["mean"], data_config["std"]
         self.input_size: tuple[int, int] = recipe.image_size or tuple(data_config["input_size"][1:])
         self.extent = f"at {'x'.join(map(str, self.input_size))}"
-        self.flip, self.tile = recipe.flip, recipe.tile
+        self.flip, self.tile, self.resized = recipe.flip, recipe.tile, recipe.crop_mode == "squash"
+        if recipe.crop_mode not in (None, "squash"):
+            raise UserError(f"Recipe {recipe.name}: crop_mode of segmentation is squash, or left out for windows.")
         if self.input_size[0] != self.input_size[1]:
             raise UserError(f"Recipe {recipe.name}: image_size of segmentation is a square, not {self.input_size}.")
         check_channels(model)
@@ -133,6 +135,8 @@ class Segmentation:
     ) -> tuple[Tensor, Tensor]:
         """Random windows, resized to `side`, if `random` is given; else one whole image, mirrored to the stride."""
         images, masks = batch
+        if self.resized:
+            images, masks = resize_pairs(images, masks, self.input_size[0])
         if random is not None:
             numbers = random.uniform(NUMBERS)
             if not self.flip:
@@ -189,7 +193,10 @@ class Segmentation:
         """Save a picture: image, truth and prediction of the first samples."""
         samples = []
         device = next(network.parameters()).device
-        for image, mask in zip(*data.__getitems__(range(min(EXAMPLES, len(data)))), strict=True):
+        images, masks = data.__getitems__(range(min(EXAMPLES, len(data))))
+        if self.resized:
+            images, masks = resize_pairs(images, masks, self.input_size[0])
+        for image, mask in zip(images, masks, strict=True):
             inputs, _ = self.inputs(([image.to(device)], [mask.to(device)]), None)
             with torch.no_grad():
                 found = _found(self.predict(network.eval(), inputs))[0].cpu()
