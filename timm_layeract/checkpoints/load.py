@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import hf_hub_download
+from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import (
     EntryNotFoundError,
     FileMetadataError,
@@ -24,9 +24,9 @@ from timm.utils import unwrap_model
 from torch import nn
 
 from ..compat.huggingface_hub import HUB_ERRORS, OUT_OF_REACH
-from ..compat.timm import check_checkpoints, resolve_pretrained_source
+from ..compat.timm import check_checkpoints, check_pretrained, resolve_pretrained_source
 from ..errors import UserError
-from .fingerprint import check_fingerprint
+from .fingerprint import Fingerprint, activation_fingerprint, check_fingerprint
 from .manifest import HUB_FILE, WEIGHTS_DIR, read_manifest
 from .records import Entry
 from .save import WEIGHTS_HASH_KEY, file_sha256, stored_fingerprint
@@ -147,24 +147,57 @@ def hub_reason(error: Exception) -> str:
     return f"the Hub answered {status}{said}"
 
 
-def check_activations(model: nn.Module, path: Path) -> None:
+def check_activations(model: nn.Module, path: Path, features: bool = False) -> None:
     """Refuse a weight file that was saved with other activations than a model runs.
 
     Args:
         model: That is to get the weights; DistributedDataParallel and compiled ones are looked into.
-        path: The file. Only those of safetensors may say what they were saved with.
+        path: The file, or a folder in the Hub's layout. Only safetensors may say what they were saved with.
+        features: The model may be the features of the network that was saved: some of its activations, and no other.
 
     Raises:
         UserError: Other activations, or no whole safetensors file.
     """
+    path = path / HUB_FILE if path.is_dir() else path
     if path.suffix == ".safetensors" and path.is_file():
         check_weights(path)
         expected = stored_fingerprint(path)
         if expected is not None:
-            check_fingerprint(expected, unwrap_model(model), str(path))
+            network = unwrap_model(model)
+            check_fingerprint(_of_features(expected, network) if features else expected, network, str(path))
+
+
+def _check_pretrained(
+    model: nn.Module, cfg: Mapping[str, object], cache_dir: str | Path | None, features: bool
+) -> None:
+    """`check_activations` for the file that timm has read for a pretrained_cfg."""
+    kind, place = resolve_pretrained_source(dict(cfg))
+    if kind == "hf-hub":
+        repo, filename = place if isinstance(place, tuple) else (place, HUB_FILE)
+        repo_id, _, revision = repo.partition("@")
+        # timm prefers safetensors to the pickle that is named
+        name = filename if filename.endswith(".safetensors") else HUB_FILE
+        cached = try_to_load_from_cache(repo_id, name, cache_dir, revision or None)
+        if isinstance(cached, str):
+            check_activations(model, Path(cached), features)
+    elif kind in ("local-dir", "file"):
+        check_activations(model, Path(place), features)
+
+
+def _of_features(expected: Fingerprint, model: nn.Module) -> Fingerprint:
+    """A network's fingerprint as its features have it, which lack the head and may name the same activations anew."""
+    modules = dict(model.named_modules(remove_duplicate=False))
+    kept = {site: activation for site, activation in expected.items() if site in modules}
+    renamed = {
+        site: activation
+        for site, activation in activation_fingerprint(model).items()
+        if site not in expected and activation in expected.values()
+    }
+    return kept | renamed
 
 
 check_checkpoints(check_activations)
+check_pretrained(_check_pretrained)
 
 
 def check_weights(path: Path, sha256: str | None = None) -> None:

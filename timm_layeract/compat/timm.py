@@ -25,6 +25,7 @@ __all__ = [
     "PRIVATE",
     "RECORDS_ARGUMENTS",
     "check_checkpoints",
+    "check_pretrained",
     "feature_take_indices",
     "get_device_dtype",
     "get_model_args",
@@ -36,8 +37,10 @@ __all__ = [
 # Private name -> (since, what happens without it).
 PRIVATE = {
     "timm.models._builder._resolve_pretrained_source": ("0.9", "weights cannot be checked before timm loads them"),
+    "timm.models._builder.load_pretrained": ("0.9", "timm's own networks load weights of other activations"),
     "timm.models._factory.load_checkpoint": ("0.4", "checkpoint_path= loads files of other activations"),
     "timm.models._features.feature_take_indices": ("1.0", "no forward_intermediates of our networks"),
+    "timm.models._helpers.load_checkpoint": ("0.9", "what imports it from there loads files of other activations"),
     "timm.models._hub.save_config_for_hf": ("0.9", "no config.json beside saved weights"),
 }
 RECORDS_ARGUMENTS = hasattr(models, "get_model_args")
@@ -93,6 +96,36 @@ def check_checkpoints(check: Callable[[nn.Module, Path], None]) -> None:
 
     for place in (models, _helpers, _factory):
         place.load_checkpoint = checked  # type: ignore[attr-defined]
+
+
+def check_pretrained(check: Callable[[nn.Module, dict[str, Any], str | Path | None, bool], None]) -> None:
+    """Let timm's `load_pretrained`, and so ``create_model(pretrained=True)``, call `check` before weights are assigned.
+
+    Args:
+        check: Takes the network, its pretrained_cfg, the cache of the Hub, and whether it may be a network's features,
+            which timm builds without the head.
+    """
+    load = models.load_pretrained
+    signature = inspect.signature(load)
+
+    @functools.wraps(load)
+    def checked(*args: Any, **options: Any) -> None:
+        bound = signature.bind(*args, **options)
+        bound.apply_defaults()
+        given = bound.arguments
+        model, filter_fn = given["model"], given["filter_fn"]
+        cfg = given["pretrained_cfg"] or getattr(model, "pretrained_cfg", {})
+
+        # timm calls a filter that takes no network a second time, without it.
+        def filtered(state_dict: Any, *network: nn.Module) -> Any:
+            check(model, cfg, given["cache_dir"], given["num_classes"] == 0 or not given["strict"])
+            return filter_fn(state_dict, *network) if filter_fn else state_dict
+
+        given["filter_fn"] = filtered  # called when the weights were read, so a download is in the cache
+        load(*bound.args, **bound.kwargs)
+
+    for place in (models, _builder):
+        place.load_pretrained = checked  # type: ignore[attr-defined]
 
 
 def _get_device_dtype(module: nn.Module) -> DeviceAndDtype:

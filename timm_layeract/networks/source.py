@@ -27,10 +27,8 @@ from torch import nn
 from .._utils.names import CLASS_KEY, SMP
 from .._utils.records import read_record
 from .._utils.timm_types import PretrainedConfig, config_of
-from ..checkpoints.fingerprint import check_fingerprint
-from ..checkpoints.load import HUB_ERRORS, hub_reason
+from ..checkpoints.load import HUB_ERRORS, check_activations, hub_reason
 from ..checkpoints.manifest import SMP_CONFIG, read_manifest
-from ..checkpoints.save import stored_fingerprint
 from ..errors import UserError, did_you_mean
 
 __all__ = ["Source", "load_network", "parse_source"]
@@ -164,9 +162,7 @@ class Source:
             raise UserError(
                 f"{self.file} does not fit {self.place}: {str(error).splitlines()[1].strip()[:150]}"
             ) from error
-        fingerprint = stored_fingerprint(Path(str(self.file)))
-        if fingerprint:
-            check_fingerprint(fingerprint, model, str(self.file))
+        check_activations(model, Path(str(self.file)))
         return model
 
     def _from_function(self) -> nn.Module:
