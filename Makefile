@@ -26,7 +26,7 @@ demo: $(READY)  ## Fine-tune a pretrained LA-SiLU network on real digits, save i
 	$(BIN)/python scripts/demo.py
 
 test: $(READY) $(OLAH)  ## Run the tests
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 sanitize: $(READY)  ## Run the kernels' tests and a fuzzer on a build that finds wrong accesses to memory
 	$(BIN)/python scripts/sanitize.py

@@ -20,6 +20,8 @@ from tests.distributed import run_processes
 if not hasattr(fsdp, "fully_shard"):
     pytest.skip("FSDP2 is public since torch 2.6", allow_module_level=True)
 
+pytestmark = pytest.mark.xdist_group("sharded")  # one worker, which starts the processes once
+
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "fused": partial(timm.create_model, "resnet20_lasilu"),
     "normalized": partial(timm.create_model, "resnet20_nrelu"),

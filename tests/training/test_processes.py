@@ -14,6 +14,8 @@ from tests.distributed import run_processes
 from tests.training.test_resume import RECIPE, die_at_call, outcome, train
 from timm_layeract.training import engine
 
+pytestmark = pytest.mark.xdist_group("launched")  # one worker, which trains the whole run once
+
 SHARED = RECIPE.replace(
     ema_decay=0.0, mixed_precision="no", accumulate=1, sync_batch_norm=True, batch_size=21, label_smoothing=0.0
 )
