@@ -1,5 +1,7 @@
 """Weights that we saved, read by other roads than our own: timm's checkpoint_path and load_checkpoint, transformers."""
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -183,10 +185,45 @@ def test_transformers_gives_the_same_logits(name: str, options: dict[str, object
     assert torch.equal(timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()(x), model(x))
 
 
+def test_transformers_loads_swapped_networks(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    model = timm.create_model("resnet18", num_classes=7, in_chans=1).eval()
+    timm_layeract.swap_activations(model, "lasilu", alpha=0.01)
+    assert timm_layeract.save_pretrained(model, tmp_path, tuple("abcdefg")) == "resnet18_lasilu"
+    again = transformers.AutoModelForImageClassification.from_pretrained(tmp_path).eval()
+    x = torch.randn(2, 1, 40, 33)
+    torch.testing.assert_close(again(x).logits, model(x))  # not the same bits: it runs BatchNorm and LayerAct in one
+    assert "".join(again.config.id2label.values()) == "abcdefg"
+
+
+def test_older_folders_are_loaded_by_timm(saved: Path, tmp_path: Path) -> None:
+    shutil.copytree(saved, tmp_path, dirs_exist_ok=True)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert "num_classes" not in config["model_args"]
+    config["model_args"]["num_classes"] = config["num_classes"]  # as it was written before
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    model = timm.create_model(f"local-dir:{tmp_path}", pretrained=True)
+    assert torch.equal(model.fc.weight, load_file(saved / HUB_FILE)["fc.weight"])
+
+
+def test_class_names_of_the_pretrained_config_are_kept(tmp_path: Path) -> None:
+    model = timm.create_model("resnet20_lasilu", pretrained=True)
+    names = list(model.pretrained_cfg["label_names"])
+
+    def written(network: nn.Module) -> list[str] | None:
+        timm_layeract.save_pretrained(network, tmp_path)
+        return json.loads((tmp_path / "config.json").read_text()).get("label_names")
+
+    assert written(model) == names
+    assert written(timm.create_model(f"local-dir:{tmp_path}", pretrained=True)) == names
+    model.reset_classifier(7)  # whose classes have no names yet
+    assert written(model) is None
+
+
 def test_transformers_pipeline_names_the_classes(tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     model = timm.create_model("resnet20_lasilu", pretrained=True).eval()
-    timm_layeract.save_pretrained(model, tmp_path, model.pretrained_cfg["label_names"])
+    timm_layeract.save_pretrained(model, tmp_path)
     pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
     said = transformers.pipeline("image-classification", model=str(tmp_path))(Image.fromarray(pixels))
     cfg = model.pretrained_cfg

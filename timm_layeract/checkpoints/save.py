@@ -99,7 +99,8 @@ def save_pretrained(model: nn.Module, directory: str | Path, label_names: tuple[
     Args:
         model: Model made by ``timm.create_model``, or one of SMP's.
         directory: Made if need be; files of the same names are replaced.
-        label_names: Class names in the head's order (SMP's config has them where they are several).
+        label_names: Class names in the head's order (SMP's config has them where they are several); if None, those of
+            the model's pretrained_cfg, where they are as many as its classes.
 
     Returns:
         The architecture it was saved as.
@@ -152,10 +153,15 @@ def _check_savable(model: nn.Module) -> None:
 
 
 def save_config(model: nn.Module, weights: Path, label_names: tuple[str, ...] | None = None) -> None:
-    """Write timm's config.json beside a weight file, with the file's hash in it."""
+    """Write timm's config.json beside a weight file, with the file's hash in it.
+
+    timm reads class names below ``pretrained_cfg`` too, transformers only at the top, so they are written there.
+    """
     config: dict[str, object] = {WEIGHTS_HASH_KEY: file_sha256(weights)}
-    if label_names:
-        config["label_names"] = list(label_names)
+    known = config_of(model).get("label_names") or ()
+    names = label_names or (known if len(known) == model.num_classes else ())  # else those of a former head
+    if names:
+        config["label_names"] = list(names)
     timm_compat.save_config(model, weights.with_name("config.json"), config)
 
 
